@@ -1,0 +1,360 @@
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::timeout;
+
+use super::{Replay, RequestBody};
+
+/// How long a replay waits for the first sending to let go of a body that is still streaming.
+///
+/// WeChat may answer before it has read the body. The client goes on sending it then, or gives up
+/// when the server closes the connection; both end soon, or the body is a stream without an end.
+const RELEASED_WITHIN: Duration = Duration::from_secs(10);
+
+/// A body of any stream type, in a form that can be sent again.
+///
+/// Make it the body type of your client where your own type is no
+/// [`RequestBody`]. What is in memory already is captured without
+/// copying; of what is still to come a copy is kept as it flows by, up to `replay_limit` bytes.
+///
+/// A frame larger than what is left of the limit ends the copy, and with it the hope of a replay;
+/// the first sending is never held up.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// use tower_wechat::ReplayBody;
+///
+/// let http = Client::builder(TokioExecutor::new()).build_http::<ReplayBody<Full<Bytes>>>();
+/// let request = http::Request::post("http://127.0.0.1:8080/cgi-bin/media/upload")
+///     .body(ReplayBody::new(Full::new(Bytes::from("…"))))?;
+/// # drop((http, request));
+/// # Ok::<(), http::Error>(())
+/// ```
+pub struct ReplayBody<B>
+where
+    B: Body,
+{
+    /// What was read from `rest` before it was asked for.
+    ahead: VecDeque<Frame<Bytes>>,
+    failed: Option<B::Error>,
+    rest: Option<B>,
+    tee: Option<Arc<Tee<B>>>,
+}
+
+/// Where the first sending leaves a copy of what it sends, and in the end what it has not sent.
+struct Tee<B> {
+    limit: usize,
+    state: Mutex<TeeState<B>>,
+}
+
+struct TeeState<B> {
+    /// `None` once it cannot be whole any more.
+    copy: Option<Copy>,
+    rest: Option<B>,
+    released: bool,
+    waiting: Option<Waker>,
+}
+
+/// Frames that went by.
+#[derive(Default)]
+struct Copy {
+    data: Vec<Bytes>,
+    small: BytesMut,
+    trailers: Option<HeaderMap>,
+    bytes: usize,
+}
+
+impl<B> ReplayBody<B>
+where
+    B: Body<Data = Bytes>,
+{
+    /// Wraps `body`. Nothing is read from it before it is sent.
+    pub fn new(body: B) -> Self {
+        ReplayBody {
+            ahead: VecDeque::new(),
+            failed: None,
+            rest: Some(body),
+            tee: None,
+        }
+    }
+
+    /// What was sent, and then what was not.
+    fn again(copy: Copy, rest: Option<B>) -> Self {
+        ReplayBody {
+            ahead: copy.into_frames(),
+            failed: None,
+            rest,
+            tee: None,
+        }
+    }
+}
+
+impl<B> RequestBody for ReplayBody<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Send,
+{
+    fn capture(mut self, limit: usize) -> (Self, Replay<Self>) {
+        if self.tee.is_some() || self.failed.is_some() {
+            return (self, Replay::unavailable());
+        }
+        let mut copy = Copy::default();
+        for frame in &self.ahead {
+            copy.keep(frame);
+        }
+        let Some(mut rest) = self.rest.take() else {
+            return (self, Replay::ready(ReplayBody::again(copy, None)));
+        };
+        let declared = usize::try_from(rest.size_hint().lower()).unwrap_or(usize::MAX);
+        if copy.bytes.saturating_add(declared) > limit {
+            self.rest = Some(rest);
+            return (self, Replay::unavailable());
+        }
+        // Whoever polls the body next brings a waker of its own.
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match Pin::new(&mut rest).poll_frame(&mut cx) {
+                Poll::Ready(None) => {
+                    return (self, Replay::ready(ReplayBody::again(copy, None)));
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    copy.keep(&frame);
+                    self.ahead.push_back(frame);
+                    if copy.bytes > limit {
+                        self.rest = Some(rest);
+                        return (self, Replay::unavailable());
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.failed = Some(error);
+                    self.rest = Some(rest);
+                    return (self, Replay::unavailable());
+                }
+                Poll::Pending => {
+                    let tee = Arc::new(Tee::new(limit, copy));
+                    self.rest = Some(rest);
+                    self.tee = Some(Arc::clone(&tee));
+                    return (self, Replay::later(tee.into_body()));
+                }
+            }
+        }
+    }
+}
+
+/// Nothing in it is pinned in its place: `rest` is polled only where it is `Unpin` itself.
+impl<B> Unpin for ReplayBody<B> where B: Body + Unpin {}
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = &mut *self;
+        if let Some(frame) = this.ahead.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let Some(rest) = &mut this.rest else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(rest).poll_frame(cx);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(tee) = &this.tee {
+                    tee.keep(frame);
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {
+                // An error cannot be cloned, so the body cannot be told again as it was.
+                if let Some(tee) = &this.tee {
+                    tee.give_up();
+                }
+            }
+            Poll::Ready(None) => {
+                this.rest = None;
+                if let Some(tee) = this.tee.take() {
+                    tee.release(None);
+                }
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ahead.is_empty()
+            && self.failed.is_none()
+            && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        add_ahead(
+            self.rest.as_ref().map(Body::size_hint),
+            self.ahead.iter().filter_map(Frame::data_ref),
+        )
+    }
+}
+
+impl<B> Drop for ReplayBody<B>
+where
+    B: Body,
+{
+    fn drop(&mut self) {
+        if let Some(tee) = self.tee.take() {
+            tee.release(self.rest.take());
+        }
+    }
+}
+
+impl<B> fmt::Debug for ReplayBody<B>
+where
+    B: Body,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayBody").finish_non_exhaustive()
+    }
+}
+
+impl<B> Tee<B> {
+    fn new(limit: usize, copy: Copy) -> Self {
+        Tee {
+            limit,
+            state: Mutex::new(TeeState {
+                copy: Some(copy),
+                rest: None,
+                released: false,
+                waiting: None,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, TeeState<B>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, frame: &Frame<Bytes>) {
+        let mut state = self.state();
+        if let Some(copy) = &mut state.copy {
+            copy.keep(frame);
+            if copy.bytes > self.limit {
+                drop(state);
+                self.give_up();
+            }
+        }
+    }
+
+    fn give_up(&self) {
+        self.tell(|state| state.copy = None);
+    }
+
+    fn release(&self, rest: Option<B>) {
+        self.tell(|state| {
+            state.released = true;
+            state.rest = rest;
+        });
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut TeeState<B>)) {
+        let mut state = self.state();
+        change(&mut state);
+        let waiting = state.waiting.take();
+        drop(state);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+}
+
+impl<B> Tee<B>
+where
+    B: Body<Data = Bytes>,
+{
+    async fn into_body(self: Arc<Self>) -> Option<ReplayBody<B>> {
+        let released = poll_fn(|cx| self.poll_released(cx));
+        timeout(RELEASED_WITHIN, released).await.ok().flatten()
+    }
+
+    fn poll_released(&self, cx: &mut Context<'_>) -> Poll<Option<ReplayBody<B>>> {
+        let mut state = self.state();
+        if state.copy.is_none() {
+            return Poll::Ready(None);
+        }
+        if !state.released {
+            state.waiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let rest = state.rest.take();
+        Poll::Ready(state.copy.take().map(|copy| ReplayBody::again(copy, rest)))
+    }
+}
+
+impl Copy {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        /// From here on small frames are put together: a body in frames of one byte would
+        /// otherwise take thirty times its size.
+        const FRAMES: usize = 32;
+        const SMALL: usize = 512;
+        const JOINED: usize = 16 * 1024;
+
+        if let Some(data) = frame.data_ref() {
+            self.bytes = self.bytes.saturating_add(data.len());
+            if self.data.len() >= FRAMES && data.len() < SMALL {
+                self.small.extend_from_slice(data);
+                if self.small.len() >= JOINED {
+                    self.flush();
+                }
+            } else if !data.is_empty() {
+                self.flush();
+                self.data.push(data.clone());
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.small.is_empty() {
+            self.data.push(mem::take(&mut self.small).freeze());
+        }
+    }
+
+    fn into_frames(mut self) -> VecDeque<Frame<Bytes>> {
+        self.flush();
+        let data = self.data.into_iter().map(Frame::data);
+        data.chain(self.trailers.map(Frame::trailers)).collect()
+    }
+}
+
+/// The size of a body of which some data has been read already.
+pub(super) fn add_ahead<'a>(
+    rest: Option<SizeHint>,
+    ahead: impl Iterator<Item = &'a Bytes>,
+) -> SizeHint {
+    let ahead: u64 = ahead.map(|data| data.len() as u64).sum();
+    let rest = rest.unwrap_or_else(|| SizeHint::with_exact(0));
+    let mut hint = SizeHint::new();
+    if let Some(upper) = rest.upper() {
+        hint.set_upper(upper.saturating_add(ahead));
+    }
+    hint.set_lower(rest.lower().saturating_add(ahead));
+    hint
+}

@@ -1,0 +1,121 @@
+//! Why a call failed.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::token::{BoxError, TokenError, fmt_foreign};
+
+/// Why a call failed: no token could be had, or the wrapped client failed.
+///
+/// An errcode of WeChat's is no `Error`: it comes as a reply.
+///
+/// The client's own error is not printed, neither by `Display` nor by `Debug`, and it is not the
+/// [`source`](StdError::source): clients print the URL, and the URL holds the token. Of it you see
+/// the kind of the [`io::Error`](std::io::Error) in its chain; [`into_source`](Error::into_source)
+/// hands it back whole.
+///
+/// ```
+/// fn explain(error: tower_wechat::Error) {
+///     if let Some(why) = error.token_error() {
+///         println!("not sent, there is no token: {why}");
+///         return;
+///     }
+///     match error.into_source().downcast::<std::io::Error>() {
+///         Ok(error) => println!("the connection failed: {}", error.kind()),
+///         Err(_) => println!("the client failed"),
+///     }
+/// }
+/// ```
+pub struct Error {
+    inner: Inner,
+}
+
+enum Inner {
+    Token(TokenError),
+    Service(BoxError),
+}
+
+/// What kind of failure an [`Error`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// No token could be had, and the request was not sent.
+    Token,
+    /// The wrapped service failed.
+    Service,
+}
+
+impl Error {
+    pub(crate) fn token(error: TokenError) -> Self {
+        Error {
+            inner: Inner::Token(error),
+        }
+    }
+
+    pub(crate) fn service(error: impl Into<BoxError>) -> Self {
+        Error {
+            inner: Inner::Service(error.into()),
+        }
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        match &self.inner {
+            Inner::Token(_) => ErrorKind::Token,
+            Inner::Service(_) => ErrorKind::Service,
+        }
+    }
+
+    /// Whether no token could be had. The request was not sent then.
+    pub fn is_token(&self) -> bool {
+        self.kind() == ErrorKind::Token
+    }
+
+    /// Why no token could be had, if that is what happened.
+    pub fn token_error(&self) -> Option<&TokenError> {
+        match &self.inner {
+            Inner::Token(error) => Some(error),
+            Inner::Service(_) => None,
+        }
+    }
+
+    /// The wrapped service's own error, or the [`TokenError`].
+    ///
+    /// What prints it may print a URL with a token in it.
+    pub fn into_source(self) -> Box<dyn StdError + Send + Sync> {
+        match self.inner {
+            Inner::Token(error) => Box::new(error),
+            Inner::Service(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.inner {
+            Inner::Token(_) => f.write_str("no access_token for this call"),
+            Inner::Service(error) => {
+                f.write_str("the call failed: ")?;
+                fmt_foreign(&**error, f)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.inner {
+            Inner::Token(error) => f.debug_tuple("Token").field(error).finish(),
+            Inner::Service(_) => write!(f, "Service({self})"),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.inner {
+            Inner::Token(error) => Some(error),
+            Inner::Service(_) => None,
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The token into the query, and which requests get one.
+
+use bytes::Bytes;
+use http::Uri;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use percent_encoding::percent_decode;
+
+use crate::platform::Platform;
+use crate::token::AccessToken;
+
+/// A request extension: the layer sends this request as it is.
+///
+/// ```
+/// use tower_wechat::SkipAuth;
+///
+/// let request = http::Request::get("https://api.weixin.qq.com/cgi-bin/get_api_domain_ip")
+///     .extension(SkipAuth)
+///     .body(String::new())?;
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SkipAuth;
+
+/// What a request's target says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// An API call, which gets the token.
+    Api,
+    /// A request for a token.
+    Token,
+    /// Somebody else's host, or a path that takes another token or none.
+    Elsewhere,
+}
+
+/// Which requests may be sent the token.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scope {
+    platform: Platform,
+    origins: Vec<Origin>,
+}
+
+#[derive(Clone, Debug)]
+struct Origin {
+    scheme: Scheme,
+    host: String,
+    port: u16,
+}
+
+impl Scope {
+    pub(crate) fn platform(&self) -> Platform {
+        self.platform
+    }
+
+    pub(crate) fn set_platform(&mut self, platform: Platform) {
+        self.platform = platform;
+    }
+
+    /// # Panics
+    ///
+    /// When `origin` is not one.
+    pub(crate) fn add_origin(&mut self, origin: &str) {
+        self.origins.push(Origin::parse(origin).expect(
+            "an origin is http:// or https://, a host, and maybe a port: no path, no query",
+        ));
+    }
+
+    pub(crate) fn target(&self, uri: &Uri) -> Target {
+        if !self.covers(uri) {
+            return Target::Elsewhere;
+        }
+        // WeChat's servers take several slashes for one.
+        let mut path = uri.path();
+        while path.starts_with("//") {
+            path = &path[1..];
+        }
+        if self.platform.is_token_request(path) {
+            Target::Token
+        } else if Platform::is_exempt(path) {
+            Target::Elsewhere
+        } else {
+            Target::Api
+        }
+    }
+
+    fn covers(&self, uri: &Uri) -> bool {
+        let Some(authority) = uri.authority() else {
+            // A path of its own: a service inside says where it goes. `OPTIONS *` goes nowhere.
+            return uri.path().starts_with('/');
+        };
+        let Some(scheme) = uri.scheme() else {
+            return false;
+        };
+        let Some(port) = port(scheme, authority) else {
+            return false;
+        };
+        let host = authority.host();
+        let own = *scheme == Scheme::HTTPS
+            && port == 443
+            && self
+                .platform
+                .hosts()
+                .iter()
+                .any(|own| own.eq_ignore_ascii_case(host));
+        own || self.origins.iter().any(|origin| {
+            origin.scheme == *scheme
+                && origin.port == port
+                && origin.host.eq_ignore_ascii_case(host)
+        })
+    }
+}
+
+impl Origin {
+    fn parse(origin: &str) -> Option<Origin> {
+        let parts = origin.parse::<Uri>().ok()?.into_parts();
+        let (scheme, authority) = (parts.scheme?, parts.authority?);
+        let bare = matches!(
+            parts.path_and_query.as_ref().map(PathAndQuery::as_str),
+            None | Some("/")
+        );
+        (bare && !authority.as_str().contains('@')).then_some(Origin {
+            port: port(&scheme, &authority)?,
+            host: authority.host().to_owned(),
+            scheme,
+        })
+    }
+}
+
+/// The port that is meant; `None` where none is: a strange scheme, a port that is no number.
+fn port(scheme: &Scheme, authority: &Authority) -> Option<u16> {
+    match authority.port() {
+        Some(port) => Some(port.as_u16()),
+        // `host:` and `host:99999` have no port that `http` would give, and are not the default.
+        None if !authority.as_str().ends_with(authority.host()) => None,
+        None if *scheme == Scheme::HTTPS => Some(443),
+        None if *scheme == Scheme::HTTP => Some(80),
+        None => None,
+    }
+}
+
+/// `uri` with the token in its query; every other byte stays as it is, in its place.
+///
+/// `None` when it becomes too long to be a URI.
+pub(crate) fn with_token(uri: &Uri, token: &AccessToken) -> Option<Uri> {
+    let path_and_query = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let rewritten = rewrite(path_and_query, token.encoded());
+
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = uri.scheme().cloned();
+    parts.authority = uri.authority().cloned();
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(Bytes::from(rewritten)).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+const PARAMETER: &str = "access_token";
+
+fn rewrite(path_and_query: &str, token: &str) -> Vec<u8> {
+    // Exact, since `Bytes` makes another allocation of a `Vec` with room to spare; a replaced
+    // parameter leaves some, and is rare.
+    let longest = path_and_query.len() + 1 + PARAMETER.len() + 1 + token.len();
+    let mut out = Vec::with_capacity(longest);
+    let Some((path, query)) = path_and_query.split_once('?') else {
+        out.extend_from_slice(path_and_query.as_bytes());
+        out.push(b'?');
+        push_parameter(&mut out, token);
+        return out;
+    };
+    out.extend_from_slice(path.as_bytes());
+    out.push(b'?');
+    if !may_name_token(query) {
+        out.extend_from_slice(query.as_bytes());
+        if !query.is_empty() {
+            out.push(b'&');
+        }
+        push_parameter(&mut out, token);
+        return out;
+    }
+    let mut placed = false;
+    let mut first = true;
+    for parameter in query.split('&') {
+        let names_token = names_token(parameter);
+        // A second one would leave it to the server which of them counts.
+        if names_token && placed {
+            continue;
+        }
+        if !first {
+            out.push(b'&');
+        }
+        first = false;
+        if names_token {
+            push_parameter(&mut out, token);
+            placed = true;
+        } else {
+            out.extend_from_slice(parameter.as_bytes());
+        }
+    }
+    if !placed {
+        out.push(b'&');
+        push_parameter(&mut out, token);
+    }
+    out
+}
+
+fn push_parameter(out: &mut Vec<u8>, token: &str) {
+    out.extend_from_slice(PARAMETER.as_bytes());
+    out.push(b'=');
+    out.extend_from_slice(token.as_bytes());
+}
+
+/// A quick no for nearly every query.
+fn may_name_token(query: &str) -> bool {
+    query.split('&').any(names_token)
+}
+
+/// Whether a server that decodes the name would take the parameter for the token.
+fn names_token(parameter: &str) -> bool {
+    let name = parameter.split('=').next().unwrap_or(parameter);
+    name == PARAMETER
+        || (name.contains('%') && percent_decode(name.as_bytes()).eq(PARAMETER.bytes()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! The service that the layer makes.
+
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Buf;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::body::{ReplyBody, RequestBody};
+use crate::error::Error;
+use crate::future::ResponseFuture;
+use crate::layer::{Config, Route};
+use crate::token::BoxError;
+
+/// A WeChat client whose token never dies; made by [`WechatAuthLayer`](crate::WechatAuthLayer).
+///
+/// Takes requests with the body type that the inner service takes, and gives its replies with
+/// [`ReplyBody`] around their body and an [`AuthOutcome`](crate::AuthOutcome) in their extensions.
+/// The body of the inner replies must be [`Unpin`], as hyper's, reqwest's and axum's are; any other
+/// becomes so by `MapResponse` with `|reply| reply.map(Box::pin)`.
+///
+/// # Readiness
+///
+/// `poll_ready` is the inner service's. `call` uses the service that was made ready, and a clone of
+/// it that is made ready again for a replay. Where a token must be waited for, readiness is given
+/// back meanwhile: the token request may need it.
+///
+/// # Errors
+///
+/// Token failures come out of the response future only, so a `Buffer` around it survives them.
+#[derive(Clone)]
+pub struct WechatAuth<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+impl<S> WechatAuth<S> {
+    pub(crate) fn new(inner: S, config: Arc<Config>) -> Self {
+        WechatAuth { inner, config }
+    }
+
+    /// The wrapped service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The wrapped service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The wrapped service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for WechatAuth<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    B: RequestBody,
+    R: Body + Unpin,
+    R::Data: Buf,
+{
+    type Response = Response<ReplyBody<R>>;
+    type Error = Error;
+    type Future = ResponseFuture<S, B, R>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx).map_err(Error::service)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (parts, body) = request.into_parts();
+        match self.config.route(&parts) {
+            Route::Pass => ResponseFuture::pass(self.inner.call(Request::from_parts(parts, body))),
+            Route::Answer(tokens) => {
+                let (tokens, platform) = (tokens.into_owned(), self.config.platform());
+                self.give_readiness_back();
+                ResponseFuture::answer(tokens, platform)
+            }
+            Route::Authorize(tokens) => {
+                let tokens = tokens.into_owned();
+                let token = tokens.ready_token();
+                if token.is_none() {
+                    self.give_readiness_back();
+                }
+                // The clone is for the next call; the one that was made ready is for this.
+                let next = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, next);
+                let config = Arc::clone(&self.config);
+                ResponseFuture::authorize(inner, config, tokens, token, parts, body)
+            }
+        }
+    }
+}
+
+impl<S> WechatAuth<S>
+where
+    S: Clone,
+{
+    /// A service that was made ready holds a place until it is called or dropped.
+    fn give_readiness_back(&mut self) {
+        self.inner = self.inner.clone();
+    }
+}
+
+impl<S> fmt::Debug for WechatAuth<S>
+where
+    S: fmt::Debug,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WechatAuth")
+            .field("inner", &self.inner)
+            .field("config", &self.config)
+            .finish()
+    }
+}

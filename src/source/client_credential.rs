@@ -1,0 +1,97 @@
+use std::fmt;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+use zeroize::Zeroizing;
+
+use super::exchange::Endpoint;
+use super::secret::Secret;
+use crate::platform::Platform;
+use crate::token::{AccessToken, BoxError, TokenError, TokenSource, query_value};
+
+/// `GET /cgi-bin/token`: the classic token of an official account or a mini program (WeChat's page
+/// "Get access token").
+///
+/// Each request makes a new token, and the one before it goes on for about five minutes. WeChat
+/// allows 2000 requests a day. Where several processes ask for the same account they void each
+/// other's tokens: use [`StableToken`](crate::StableToken) then, or one server that asks for all.
+///
+/// `http` is any HTTP client service, whose request body can be made from [`Bytes`]: put a timeout
+/// or a proxy under it as you like, but not the layer that this source feeds.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// use tower_wechat::{ClientCredential, TokenManager};
+///
+/// let http = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+/// let tokens = TokenManager::new(
+///     ClientCredential::new(http, "wx0123456789abcdef", "the AppSecret")
+///         // The real one, https://api.weixin.qq.com, needs a client with TLS.
+///         .base_url("http://127.0.0.1:8080"),
+/// );
+/// # drop(tokens);
+/// ```
+#[derive(Clone)]
+pub struct ClientCredential<S, B> {
+    endpoint: Endpoint<S, B>,
+    appid: String,
+    secret: Secret,
+}
+
+impl<S, B> ClientCredential<S, B>
+where
+    S: Service<Request<B>>,
+{
+    /// The source for one account.
+    pub fn new(http: S, appid: impl Into<String>, secret: impl Into<String>) -> Self {
+        ClientCredential {
+            endpoint: Endpoint::new(http, Platform::OfficialAccount.base_url()),
+            appid: appid.into(),
+            secret: Secret::new(secret),
+        }
+    }
+
+    /// Asks another server in place of `https://api.weixin.qq.com`.
+    ///
+    /// # Panics
+    ///
+    /// When `base_url` is not `http://` or `https://` with a host, or has a query.
+    pub fn base_url(mut self, base_url: impl AsRef<str>) -> Self {
+        self.endpoint.set_base_url(base_url.as_ref());
+        self
+    }
+}
+
+impl<S, B, R> TokenSource for ClientCredential<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError> + 'static,
+    B: From<Bytes> + Send + 'static,
+    R: Body + Send,
+    R::Data: Send,
+    R::Error: Into<BoxError> + 'static,
+{
+    async fn issue(&self, _rejected: Option<&AccessToken>) -> Result<AccessToken, TokenError> {
+        let path_and_query = Zeroizing::new(format!(
+            "/cgi-bin/token?grant_type=client_credential&appid={}&secret={}",
+            *query_value(&self.appid),
+            *query_value(self.secret.expose()),
+        ));
+        self.endpoint.get(&path_and_query, &self.secret).await
+    }
+}
+
+impl<S, B> fmt::Debug for ClientCredential<S, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCredential")
+            .field("base_url", &self.endpoint.base_url())
+            .field("appid", &self.appid)
+            .field("secret", &self.secret)
+            .finish_non_exhaustive()
+    }
+}

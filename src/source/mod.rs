@@ -1,0 +1,11 @@
+//! The sources that ask WeChat for a token.
+
+mod client_credential;
+mod exchange;
+mod secret;
+mod stable_token;
+mod wecom;
+
+pub use self::client_credential::ClientCredential;
+pub use self::stable_token::StableToken;
+pub use self::wecom::WeComCredential;

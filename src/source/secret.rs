@@ -1,0 +1,31 @@
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// An AppSecret: zeroized when dropped, opaque to `Debug`.
+#[derive(Clone)]
+pub(super) struct Secret(Zeroizing<String>);
+
+impl Secret {
+    pub(super) fn new(secret: impl Into<String>) -> Self {
+        Secret(Zeroizing::new(secret.into()))
+    }
+
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// `text` without the secret, should a server have sent it back.
+    pub(super) fn redact(&self, text: &str) -> String {
+        if self.0.is_empty() {
+            return text.to_owned();
+        }
+        text.replace(self.expose(), "…")
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}

@@ -1,0 +1,155 @@
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use serde_json::json;
+use tokio::time::Instant;
+use tower_service::Service;
+
+use super::exchange::Endpoint;
+use super::secret::Secret;
+use crate::platform::Platform;
+use crate::token::{AccessToken, BoxError, TokenError, TokenSource};
+
+/// WeChat ignores a forced refresh that follows another within 30 s.
+const FORCED_REFRESHES_APART: Duration = Duration::from_secs(30);
+
+/// `POST /cgi-bin/stable_token`: a token that several processes can ask for without voiding each
+/// other's (WeChat's page "Get stable access token").
+///
+/// WeChat gives everybody the same token until five minutes before its expiry. It is independent of
+/// [`ClientCredential`](crate::ClientCredential)'s: neither kind voids the other.
+///
+/// A token that was rejected is asked for again first, without force: another process may have
+/// renewed it already. Only when WeChat's answer is the rejected token itself is a new one forced,
+/// at most once in 30 s, since WeChat allows 20 forced refreshes a day and ignores those that follow
+/// each other within 30 s.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// use tower_wechat::{StableToken, TokenManager};
+///
+/// let http = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+/// let tokens = TokenManager::new(
+///     StableToken::new(http, "wx0123456789abcdef", "the AppSecret")
+///         // The real one, https://api.weixin.qq.com, needs a client with TLS.
+///         .base_url("http://127.0.0.1:8080"),
+/// );
+/// # drop(tokens);
+/// ```
+#[derive(Clone)]
+pub struct StableToken<S, B> {
+    endpoint: Endpoint<S, B>,
+    appid: String,
+    secret: Secret,
+    forced_at: Arc<Mutex<Option<Instant>>>,
+}
+
+impl<S, B> StableToken<S, B>
+where
+    S: Service<Request<B>>,
+{
+    /// The source for one account.
+    pub fn new(http: S, appid: impl Into<String>, secret: impl Into<String>) -> Self {
+        StableToken {
+            endpoint: Endpoint::new(http, Platform::OfficialAccount.base_url()),
+            appid: appid.into(),
+            secret: Secret::new(secret),
+            forced_at: Arc::default(),
+        }
+    }
+
+    /// Asks another server in place of `https://api.weixin.qq.com`.
+    ///
+    /// # Panics
+    ///
+    /// When `base_url` is not `http://` or `https://` with a host, or has a query.
+    pub fn base_url(mut self, base_url: impl AsRef<str>) -> Self {
+        self.endpoint.set_base_url(base_url.as_ref());
+        self
+    }
+
+    fn forced_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.forced_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_force(&self) -> bool {
+        let now = Instant::now();
+        let mut forced_at = self.forced_at();
+        if forced_at.is_some_and(|at| now < at + FORCED_REFRESHES_APART) {
+            return false;
+        }
+        *forced_at = Some(now);
+        true
+    }
+}
+
+impl<S, B, R> StableToken<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError> + 'static,
+    B: From<Bytes> + Send + 'static,
+    R: Body + Send,
+    R::Data: Send,
+    R::Error: Into<BoxError> + 'static,
+{
+    async fn ask(&self, force_refresh: bool) -> Result<AccessToken, TokenError> {
+        let json = json!({
+            "grant_type": "client_credential",
+            "appid": self.appid,
+            "secret": self.secret.expose(),
+            "force_refresh": force_refresh,
+        });
+        self.endpoint
+            .post_json("/cgi-bin/stable_token", json.to_string(), &self.secret)
+            .await
+    }
+}
+
+impl<S, B, R> TokenSource for StableToken<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError> + 'static,
+    B: From<Bytes> + Send + 'static,
+    R: Body + Send,
+    R::Data: Send,
+    R::Error: Into<BoxError> + 'static,
+{
+    async fn issue(&self, rejected: Option<&AccessToken>) -> Result<AccessToken, TokenError> {
+        let token = self.ask(false).await?;
+        if rejected != Some(&token) {
+            return Ok(token);
+        }
+        if !self.may_force() {
+            tracing::warn!(
+                "stable_token gives the rejected token again, and may not be forced yet"
+            );
+            return Ok(token);
+        }
+        let forced = self.ask(true).await;
+        if forced.is_err() {
+            // Nothing came of it: the manager's next attempt may force again.
+            *self.forced_at() = None;
+        }
+        forced
+    }
+}
+
+impl<S, B> fmt::Debug for StableToken<S, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StableToken")
+            .field("base_url", &self.endpoint.base_url())
+            .field("appid", &self.appid)
+            .field("secret", &self.secret)
+            .finish_non_exhaustive()
+    }
+}

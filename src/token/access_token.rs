@@ -1,0 +1,132 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+/// What may stand in a query value as it is: RFC 3986's unreserved characters and nothing else.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+
+/// `text` as the value of a query parameter.
+pub(crate) fn query_value(text: &str) -> Zeroizing<String> {
+    Zeroizing::new(utf8_percent_encode(text, UNRESERVED).to_string())
+}
+
+/// An access token and how long it still lives.
+///
+/// Clones share one copy, which is zeroized when the last of them is dropped. Two tokens are equal
+/// when their secrets are. `Debug` never prints the secret.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_wechat::AccessToken;
+///
+/// let token = AccessToken::new("78_Zx0", Duration::from_secs(7200));
+/// assert_eq!(token.secret(), "78_Zx0");
+/// assert!(token.expires_in() <= Duration::from_secs(7200));
+/// assert!(!format!("{token:?}").contains("78_Zx0"));
+/// ```
+#[derive(Clone)]
+pub struct AccessToken {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    secret: Zeroizing<String>,
+    /// The secret percent-encoded, where that differs from the secret.
+    encoded: Option<Zeroizing<String>>,
+    issued_at: Instant,
+    expires_at: Instant,
+}
+
+impl AccessToken {
+    /// A token that lives for `expires_in` from now on.
+    pub fn new(secret: impl Into<String>, expires_in: Duration) -> Self {
+        /// Longer lives than this are cut, so that adding them to an instant cannot overflow.
+        const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+        let secret = Zeroizing::new(secret.into());
+        let encoded = Some(query_value(&secret)).filter(|encoded| *encoded != secret);
+        let issued_at = Instant::now();
+        AccessToken {
+            inner: Arc::new(Inner {
+                secret,
+                encoded,
+                issued_at,
+                expires_at: issued_at + expires_in.min(LONGEST),
+            }),
+        }
+    }
+
+    /// The token itself. Keep it out of logs.
+    pub fn secret(&self) -> &str {
+        &self.inner.secret
+    }
+
+    /// What is left of its life; zero once it has expired.
+    pub fn expires_in(&self) -> Duration {
+        self.inner
+            .expires_at
+            .saturating_duration_since(Instant::now())
+    }
+
+    /// The token as it stands in a query.
+    pub(crate) fn encoded(&self) -> &str {
+        self.inner.encoded.as_ref().unwrap_or(&self.inner.secret)
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        self.inner.issued_at.elapsed()
+    }
+
+    pub(crate) fn expires_at(&self) -> Instant {
+        self.inner.expires_at
+    }
+
+    pub(crate) fn lives_at(&self, now: Instant) -> bool {
+        now < self.inner.expires_at
+    }
+}
+
+impl PartialEq for AccessToken {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner) || self.inner.secret == other.inner.secret
+    }
+}
+
+impl Eq for AccessToken {}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_cannot_break_out_of_its_parameter() {
+        let token = AccessToken::new("a&b=c#d\r\ne f%26", Duration::from_secs(1));
+        assert_eq!(token.encoded(), "a%26b%3Dc%23d%0D%0Ae%20f%2526");
+    }
+
+    #[test]
+    fn an_ordinary_token_is_not_stored_twice() {
+        let token = AccessToken::new("78_Az-09.~", Duration::from_secs(1));
+        assert!(token.inner.encoded.is_none());
+        assert_eq!(token.encoded(), token.secret());
+    }
+
+    #[test]
+    fn an_endless_life_does_not_overflow() {
+        assert!(AccessToken::new("t", Duration::MAX).expires_in() > Duration::from_secs(1 << 20));
+    }
+}

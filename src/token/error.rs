@@ -1,0 +1,281 @@
+use std::any::Any;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::platform;
+
+pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Why no token could be had.
+///
+/// Clones share what they hold, so that everybody who waited for one token request gets the same
+/// failure. Neither `Display` nor `Debug` prints a secret, a token, a URL, or the text of an HTTP
+/// client's error (which holds the URL, and with it the AppSecret): [`ClientError::get_ref`] has
+/// that error for whoever wants to look into it.
+///
+/// ```
+/// use tower_wechat::TokenError;
+///
+/// let error = TokenError::api(40164, "invalid ip 203.0.113.7, not in whitelist");
+/// assert_eq!(
+///     error.to_string(),
+///     "WeChat refused to give a token: errcode 40164, invalid ip 203.0.113.7, not in whitelist; \
+///      put this address on the account's IP allow-list",
+/// );
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// WeChat answered with an errcode.
+    #[non_exhaustive]
+    Api {
+        /// WeChat's errcode.
+        errcode: i64,
+        /// WeChat's errmsg, at most 512 characters of it.
+        errmsg: String,
+    },
+    /// The request did not get through, or its reply did not.
+    Transport(ClientError),
+    /// The reply had an HTTP status of failure and nothing in it that WeChat would say.
+    Status(StatusCode),
+    /// The reply is not one that WeChat would give. The reply itself is not kept: it may hold a token.
+    #[non_exhaustive]
+    InvalidReply {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The source did not come to an end in time.
+    #[non_exhaustive]
+    Timeout {
+        /// The manager's `issue_timeout`.
+        after: Duration,
+    },
+    /// The source panicked.
+    Panicked,
+    /// The token was rejected, and the manager's `refresh_budget` is used up.
+    OverBudget,
+    /// The Tokio runtime that ran the token request is gone, or there is none.
+    NoRuntime,
+    /// A source's own failure.
+    Other(ClientError),
+}
+
+impl TokenError {
+    /// WeChat's answer with an errcode, for sources of your own.
+    ///
+    /// Control characters are replaced by spaces, and a long `errmsg` is cut, as both may go to logs.
+    pub fn api(errcode: i64, errmsg: impl AsRef<str>) -> Self {
+        const LONGEST: usize = 512;
+        let errmsg = errmsg.as_ref().trim().chars().take(LONGEST);
+        TokenError::Api {
+            errcode,
+            errmsg: errmsg
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect(),
+        }
+    }
+
+    /// A failure that asking again may cure, such as a refused connection, for sources of your own.
+    ///
+    /// The manager asks the source again within its `issue_timeout`.
+    pub fn transport(error: impl Into<BoxError> + 'static) -> Self {
+        TokenError::Transport(ClientError::new(error))
+    }
+
+    /// Any other failure, for sources of your own.
+    ///
+    /// A `&str` or a `String` is printed as it is; of any other error only the kind of the
+    /// [`io::Error`] in its chain, if there is one, since its text may hold a secret.
+    pub fn other(error: impl Into<BoxError> + 'static) -> Self {
+        TokenError::Other(ClientError::new(error))
+    }
+
+    pub(crate) fn invalid(reason: &'static str) -> Self {
+        TokenError::InvalidReply { reason }
+    }
+
+    /// WeChat's errcode, where it gave one.
+    pub fn errcode(&self) -> Option<i64> {
+        match self {
+            TokenError::Api { errcode, .. } => Some(*errcode),
+            _ => None,
+        }
+    }
+
+    /// Whether asking again at once may cure it.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            TokenError::Api { errcode, .. } => *errcode == platform::BUSY,
+            TokenError::Transport(_) => true,
+            TokenError::Status(status) => status.is_server_error(),
+            _ => false,
+        }
+    }
+
+    /// Whether WeChat has said no, and would say it again: a wrong secret, a foreign address, no quota.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, TokenError::Api { errcode, .. } if *errcode != platform::BUSY)
+    }
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TokenError::Api { errcode, errmsg } => {
+                write!(f, "WeChat refused to give a token: errcode {errcode}")?;
+                if !errmsg.is_empty() {
+                    write!(f, ", {errmsg}")?;
+                }
+                match platform::advice(*errcode) {
+                    Some(advice) => write!(f, "; {advice}"),
+                    None => Ok(()),
+                }
+            }
+            TokenError::Transport(error) => write!(f, "the token request failed: {error}"),
+            TokenError::Status(status) => {
+                write!(
+                    f,
+                    "the token request was answered with HTTP status {status}"
+                )
+            }
+            TokenError::InvalidReply { reason } => {
+                write!(
+                    f,
+                    "the reply to the token request is not one of WeChat's: {reason}"
+                )
+            }
+            TokenError::Timeout { after } => {
+                write!(f, "no token within {after:?}: the token request hangs")
+            }
+            TokenError::Panicked => f.write_str("the token source panicked"),
+            TokenError::OverBudget => f.write_str(
+                "the token was rejected too often, and no new one is asked for until the refresh \
+                 budget has recovered; something else may be refreshing this account's token",
+            ),
+            TokenError::NoRuntime => {
+                f.write_str("no Tokio runtime is there to run the token request")
+            }
+            TokenError::Other(error) => write!(f, "the token source failed: {error}"),
+        }
+    }
+}
+
+impl StdError for TokenError {}
+
+/// An error of somebody else's whose text is not ours to print.
+///
+/// Errors of HTTP clients print the URL, and the URL of a token request holds the AppSecret. So
+/// `Display` and `Debug` name the [`io::ErrorKind`] found in the chain and no more;
+/// [`get_ref`](ClientError::get_ref) hands the error out.
+///
+/// ```
+/// use std::io;
+/// use tower_wechat::TokenError;
+///
+/// let refused = io::Error::new(io::ErrorKind::ConnectionRefused, "https://…?secret=S3CRET");
+/// let TokenError::Transport(error) = TokenError::transport(refused) else { unreachable!() };
+/// assert_eq!(error.to_string(), "connection refused");
+/// assert!(error.get_ref().is::<io::Error>());
+/// ```
+#[derive(Clone)]
+pub struct ClientError {
+    error: Arc<dyn StdError + Send + Sync>,
+    text: Option<Arc<str>>,
+}
+
+impl ClientError {
+    pub(crate) fn new<E: Into<BoxError> + 'static>(error: E) -> Self {
+        // Text that the caller wrote by hand is meant to be read.
+        let any: &dyn Any = &error;
+        let text = any
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| any.downcast_ref::<&'static str>().copied())
+            .map(Arc::from);
+        ClientError {
+            error: Arc::from(error.into()),
+            text,
+        }
+    }
+
+    /// The error itself, whose `Display` and `Debug` may print a URL with a secret in it.
+    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        &*self.error
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.text {
+            Some(text) => f.write_str(text),
+            None => fmt_foreign(&*self.error, f),
+        }
+    }
+}
+
+impl fmt::Debug for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientError({self})")
+    }
+}
+
+/// Prints what is safe to print of an error whose type we do not know.
+pub(crate) fn fmt_foreign(
+    error: &(dyn StdError + 'static),
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<TokenError>() {
+            return fmt::Display::fmt(error, f);
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return fmt::Display::fmt(&error.kind(), f);
+        }
+        next = error.source();
+    }
+    f.write_str("an error of the HTTP client's, not printed here since it may hold a secret")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errmsg_is_one_short_line() {
+        let error = TokenError::api(40013, format!("a\r\nb{}", "x".repeat(4096)));
+        let TokenError::Api { errmsg, .. } = error else {
+            unreachable!()
+        };
+        assert!(errmsg.starts_with("a  b"));
+        assert_eq!(errmsg.chars().count(), 512);
+    }
+
+    #[test]
+    fn only_what_asking_again_can_cure_is_transient() {
+        assert!(TokenError::api(-1, "system error").is_transient());
+        assert!(TokenError::transport("reset").is_transient());
+        assert!(TokenError::Status(StatusCode::BAD_GATEWAY).is_transient());
+        assert!(!TokenError::Status(StatusCode::NOT_FOUND).is_transient());
+        assert!(!TokenError::api(40013, "").is_transient());
+        assert!(!TokenError::Panicked.is_transient());
+    }
+
+    #[test]
+    fn text_of_ones_own_is_printed_and_an_error_of_others_is_not() {
+        assert_eq!(
+            TokenError::other("the vault is sealed").to_string(),
+            "the token source failed: the vault is sealed"
+        );
+        let url = "http://h/?secret=S3CRET".parse::<std::net::IpAddr>();
+        let foreign: Box<dyn StdError + Send + Sync> =
+            format!("S3CRET {:?}", url.unwrap_err()).into();
+        let error = TokenError::other(foreign);
+        assert!(!format!("{error} {error:?}").contains("S3CRET"));
+    }
+}

@@ -1,0 +1,17 @@
+//! The token, where it is kept, and where it comes from.
+
+mod access_token;
+mod budget;
+mod error;
+mod flight;
+mod keep_fresh;
+mod manager;
+mod source;
+
+pub use self::access_token::AccessToken;
+pub(crate) use self::access_token::query_value;
+pub(crate) use self::error::{BoxError, fmt_foreign};
+pub use self::error::{ClientError, TokenError};
+pub use self::keep_fresh::KeepFresh;
+pub use self::manager::{TokenManager, TokenManagerBuilder};
+pub use self::source::{SourceFn, TokenSource, source_fn};

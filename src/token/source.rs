@@ -1,0 +1,119 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::{AccessToken, TokenError};
+
+/// Where a token comes from.
+///
+/// [`ClientCredential`](crate::ClientCredential), [`StableToken`](crate::StableToken) and
+/// [`WeComCredential`](crate::WeComCredential) ask WeChat itself. Write your own for a token that
+/// another process keeps; a closure will do, by [`source_fn`]. A source can wrap a source.
+///
+/// The [`TokenManager`](crate::TokenManager) asks for one token at a time, in a task of its own,
+/// repeats what fails for a passing reason and gives up at its `issue_timeout`: a source does none
+/// of that.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_wechat::{AccessToken, TokenError, TokenSource};
+///
+/// /// Counts the tokens that another source gives out.
+/// struct Counted<T>(T, std::sync::atomic::AtomicU64);
+///
+/// impl<T: TokenSource> TokenSource for Counted<T> {
+///     async fn issue(&self, rejected: Option<&AccessToken>) -> Result<AccessToken, TokenError> {
+///         let token = self.0.issue(rejected).await?;
+///         self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+///         Ok(token)
+///     }
+/// }
+/// ```
+pub trait TokenSource: Send + Sync + 'static {
+    /// Gets a token; not `rejected`, the one that WeChat has just turned down, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Use the constructors of [`TokenError`]. One with an errcode other than -1 is taken for
+    /// WeChat's last word: the manager does not ask again for 30 seconds.
+    fn issue(
+        &self,
+        rejected: Option<&AccessToken>,
+    ) -> impl Future<Output = Result<AccessToken, TokenError>> + Send;
+}
+
+impl<T: TokenSource> TokenSource for Arc<T> {
+    fn issue(
+        &self,
+        rejected: Option<&AccessToken>,
+    ) -> impl Future<Output = Result<AccessToken, TokenError>> + Send {
+        T::issue(self, rejected)
+    }
+}
+
+/// A [`TokenSource`] out of a closure.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_wechat::{AccessToken, TokenError, TokenManager, source_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), TokenError> {
+/// let tokens = TokenManager::new(source_fn(|_rejected: Option<AccessToken>| async {
+///     // Ask your own service here.
+///     Ok(AccessToken::new("78_Zx0", Duration::from_secs(7200)))
+/// }));
+/// assert_eq!(tokens.token().await?.secret(), "78_Zx0");
+/// # Ok(())
+/// # }
+/// ```
+pub fn source_fn<F, Fut>(issue: F) -> SourceFn<F>
+where
+    F: Fn(Option<AccessToken>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<AccessToken, TokenError>> + Send,
+{
+    SourceFn { issue }
+}
+
+/// What [`source_fn`] makes of a closure.
+#[derive(Clone, Copy)]
+pub struct SourceFn<F> {
+    issue: F,
+}
+
+impl<F, Fut> TokenSource for SourceFn<F>
+where
+    F: Fn(Option<AccessToken>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<AccessToken, TokenError>> + Send,
+{
+    fn issue(
+        &self,
+        rejected: Option<&AccessToken>,
+    ) -> impl Future<Output = Result<AccessToken, TokenError>> + Send {
+        (self.issue)(rejected.cloned())
+    }
+}
+
+impl<F> fmt::Debug for SourceFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceFn").finish_non_exhaustive()
+    }
+}
+
+/// [`TokenSource`] in a form that a manager without a type parameter can hold.
+pub(super) trait ErasedSource: Send + Sync {
+    fn issue<'a>(
+        &'a self,
+        rejected: Option<&'a AccessToken>,
+    ) -> Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send + 'a>>;
+}
+
+impl<T: TokenSource> ErasedSource for T {
+    fn issue<'a>(
+        &'a self,
+        rejected: Option<&'a AccessToken>,
+    ) -> Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send + 'a>> {
+        Box::pin(TokenSource::issue(self, rejected))
+    }
+}
