@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -53,7 +54,7 @@ where
 {
     /// Waits for the first token.
     Token(TokenFuture),
-    /// Waits for the service to be ready for `Call::outgoing`.
+    /// Waits for the service to be ready for `Call::body`.
     Ready,
     /// Waits for the reply.
     Sent(#[pin] F),
@@ -78,10 +79,9 @@ struct Call<S, B> {
     /// The one that the request was sent with.
     token: Option<AccessToken>,
     head: Head,
-    /// The body of the first sending, while that waits for a token.
+    /// The body of the next sending.
     body: Option<B>,
     replay: Replay<B>,
-    outgoing: Option<Request<B>>,
     outcome: AuthOutcome,
 }
 
@@ -129,7 +129,7 @@ where
         config: Arc<Config>,
         tokens: TokenManager,
         token: Option<AccessToken>,
-        parts: Parts,
+        mut parts: Parts,
         body: B,
     ) -> Self {
         let (body, replay) = body.capture(config.replay_limit);
@@ -138,18 +138,16 @@ where
             config,
             tokens,
             token: None,
-            head: Head::of(&parts),
+            head: Head::take(&mut parts),
             body: None,
             replay,
-            outgoing: None,
             outcome: AuthOutcome::default(),
         };
         let step = match token {
             Some(token) => {
-                let mut request = Request::from_parts(parts, body);
-                *request.uri_mut() = call.head.uri_with(&token);
+                parts.uri = call.head.uri_with(&token);
                 call.token = Some(token);
-                Step::Sent(call.inner.call(request))
+                Step::Sent(call.inner.call(Request::from_parts(parts, body)))
             }
             None => {
                 call.body = Some(body);
@@ -186,40 +184,42 @@ where
                 }
                 StepProj::Token(token) => {
                     let token = ready!(token.as_mut().poll(cx)).map_err(Error::token)?;
-                    let call = this.call.as_mut().expect(AUTHORIZED);
-                    let body = call.body.take().expect(AUTHORIZED);
-                    call.prepare(token, body);
+                    this.call.as_mut().expect(AUTHORIZED).token = Some(token);
                     Step::Ready
                 }
                 StepProj::Ready => {
                     let call = this.call.as_mut().expect(AUTHORIZED);
                     ready!(call.inner.poll_ready(cx)).map_err(Error::service)?;
-                    let request = call.outgoing.take().expect(AUTHORIZED);
+                    let request = call.request().expect(AUTHORIZED);
                     Step::Sent(call.inner.call(request))
                 }
                 StepProj::Sent(reply) => {
                     let reply = ready!(reply.poll(cx)).map_err(Error::service)?;
-                    let inspector = this.call.as_ref().and_then(|call| call.inspector(&reply));
-                    let reply = reply.map(ReplyBody::new);
-                    match inspector {
-                        Some(inspector) => Step::Inspect(Some(reply), inspector),
-                        None => return done(this.call, reply),
+                    let mut reply = reply.map(ReplyBody::new);
+                    let call = this.call.as_mut();
+                    let Some((call, mut inspector)) = call.and_then(|call| {
+                        let inspector = call.inspector(&reply)?;
+                        Some((call, inspector))
+                    }) else {
+                        return done(this.call, reply);
+                    };
+                    // Nearly every reply is known by what is there already, and is not moved again.
+                    match call.poll_inspect(cx, &mut reply, &mut inspector) {
+                        Poll::Pending => Step::Inspect(Some(reply), inspector),
+                        Poll::Ready(look) => match call.judge(look) {
+                            Some(token) => Step::Refresh(Some(reply), token),
+                            None => return done(this.call, reply),
+                        },
                     }
                 }
                 StepProj::Inspect(held, inspector) => {
                     let call = this.call.as_mut().expect(AUTHORIZED);
-                    let body = held.as_mut().expect(POLLED_AGAIN).body_mut();
-                    let look = body.poll_inspect(cx, inspector, call.config.refresh_on());
-                    match ready!(look) {
-                        Look::Rejected(rejection) if call.outcome.errcode().is_none() => {
-                            Step::Refresh(held.take(), call.refresh(rejection))
-                        }
-                        look => {
-                            if let Look::Rejected(rejection) = look {
-                                call.rejected_again(&rejection);
-                            }
-                            return done(this.call, held.take().expect(POLLED_AGAIN));
-                        }
+                    let reply = held.as_mut().expect(POLLED_AGAIN);
+                    let look = ready!(call.poll_inspect(cx, reply, inspector));
+                    let reply = held.take().expect(POLLED_AGAIN);
+                    match call.judge(look) {
+                        Some(token) => Step::Refresh(Some(reply), token),
+                        None => return done(this.call, reply),
                     }
                 }
                 StepProj::Refresh(held, token) => {
@@ -234,13 +234,13 @@ where
                 StepProj::Kept(held) => {
                     let call = this.call.as_mut().expect(AUTHORIZED);
                     let body = ready!(call.replay.poll_body(cx));
-                    match (body, call.token.take()) {
-                        (Some(body), Some(token)) => {
-                            call.prepare(token, body);
+                    match body {
+                        Some(body) => {
+                            call.body = Some(body);
                             call.outcome.set_replayed();
                             Step::Ready
                         }
-                        _ => {
+                        None => {
                             call.not_replayed(NotReplayed::BodyNotKept);
                             return done(this.call, held.take().expect(POLLED_AGAIN));
                         }
@@ -263,21 +263,21 @@ fn done<S, B, R>(
 where
     R: Body,
 {
-    let outcome = call.take().map(|call| call.outcome).unwrap_or_default();
+    // Only the outcome is taken: the call is large to move, and dropped with the future.
+    let outcome = call.as_mut().map(|call| mem::take(&mut call.outcome));
+    let outcome = outcome.unwrap_or_default();
     reply.extensions_mut().insert(outcome);
     Poll::Ready(Ok(reply))
 }
 
 impl<S, B> Call<S, B> {
-    fn prepare(&mut self, token: AccessToken, body: B) {
-        let mut request = Request::new(body);
-        self.head.write(&mut request, &token);
-        self.outgoing = Some(request);
-        self.token = Some(token);
+    fn request(&mut self) -> Option<Request<B>> {
+        let request = Request::new(self.body.take()?);
+        Some(self.head.write(request, self.token.as_ref()?))
     }
 
     /// `None` where the reply cannot be a rejection, or cannot be read.
-    fn inspector<R: Body>(&self, reply: &Response<R>) -> Option<Inspector> {
+    fn inspector<R: Body + Unpin>(&self, reply: &Response<ReplyBody<R>>) -> Option<Inspector> {
         let Some(coding) = Coding::of(reply.headers()) else {
             self.config.warn_of_coding();
             return None;
@@ -286,7 +286,25 @@ impl<S, B> Call<S, B> {
         Inspector::new(coding, &hint, self.config.inspect_limit)
     }
 
-    fn refresh(&mut self, rejection: Rejection) -> TokenFuture {
+    fn poll_inspect<R: Body + Unpin>(
+        &self,
+        cx: &mut Context<'_>,
+        reply: &mut Response<ReplyBody<R>>,
+        inspector: &mut Inspector,
+    ) -> Poll<Look> {
+        let refresh_on = self.config.refresh_on();
+        reply.body_mut().poll_inspect(cx, inspector, refresh_on)
+    }
+
+    /// Another token to come, where the reply asks for it and the call has not had one yet.
+    fn judge(&mut self, look: Look) -> Option<TokenFuture> {
+        let Look::Rejected(rejection) = look else {
+            return None;
+        };
+        if self.outcome.errcode().is_some() {
+            self.rejected_again(&rejection);
+            return None;
+        }
         tracing::debug!(
             errcode = rejection.errcode(),
             rid = rejection.rid(),
@@ -294,13 +312,8 @@ impl<S, B> Call<S, B> {
             "the access_token was rejected"
         );
         self.outcome = AuthOutcome::rejected(rejection);
-        let (tokens, rejected) = (self.tokens.clone(), self.token.clone());
-        Box::pin(async move {
-            match rejected {
-                Some(rejected) => tokens.refresh(&rejected).await,
-                None => tokens.token().await,
-            }
-        })
+        let (tokens, rejected) = (self.tokens.clone(), self.token.clone()?);
+        Some(Box::pin(async move { tokens.refresh(&rejected).await }))
     }
 
     /// Whether there is another token now.
@@ -353,11 +366,12 @@ impl<S, B> Call<S, B> {
 }
 
 impl Head {
-    fn of(parts: &Parts) -> Head {
+    /// Leaves `parts` as they are, but for the URI, which is another in what is sent.
+    fn take(parts: &mut Parts) -> Head {
         let headers = parts.headers.iter();
         Head {
             method: parts.method.clone(),
-            uri: parts.uri.clone(),
+            uri: mem::take(&mut parts.uri),
             version: parts.version,
             headers: headers.map(|(n, v)| (n.clone(), v.clone())).collect(),
             extensions: parts.extensions.clone(),
@@ -374,7 +388,7 @@ impl Head {
         })
     }
 
-    fn write<B>(&mut self, request: &mut Request<B>, token: &AccessToken) {
+    fn write<B>(&self, mut request: Request<B>, token: &AccessToken) -> Request<B> {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri_with(token);
         *request.version_mut() = self.version;
@@ -383,6 +397,7 @@ impl Head {
             request.headers_mut().append(name, value.clone());
         }
         *request.extensions_mut() = self.extensions.clone();
+        request
     }
 }
 

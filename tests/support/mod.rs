@@ -1,0 +1,84 @@
+//! What several test files need.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tower_wechat::mock::MockWechat;
+use tower_wechat::{AccessToken, ClientCredential, TokenManager, WechatAuthLayer, source_fn};
+
+pub const API: &str = "https://api.weixin.qq.com/cgi-bin/user/get";
+pub const OK: &str = r#"{"errcode":0,"errmsg":"ok"}"#;
+pub const REJECTED: &str = r#"{"errcode":40001,"errmsg":"invalid credential, access_token is invalid or not latest rid: 66f0-1a2b-3c4d"}"#;
+pub const TWO_HOURS: Duration = Duration::from_secs(7200);
+
+pub type HyperClient = Client<HttpConnector, Full<Bytes>>;
+
+pub fn hyper() -> HyperClient {
+    Client::builder(TokioExecutor::new()).build_http()
+}
+
+/// Gives out `token-1`, `token-2` and so on, and counts them.
+pub fn numbered_tokens() -> (TokenManager, Arc<AtomicUsize>) {
+    let issued = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&issued);
+    let source = source_fn(move |_| {
+        let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+        async move { Ok(AccessToken::new(format!("token-{number}"), TWO_HOURS)) }
+    });
+    (TokenManager::new(source), issued)
+}
+
+/// The manager of the mock's account.
+pub fn tokens_of(wechat: &MockWechat) -> TokenManager {
+    TokenManager::new(credential_of(wechat))
+}
+
+pub fn credential_of(wechat: &MockWechat) -> ClientCredential<HyperClient, Full<Bytes>> {
+    ClientCredential::new(hyper(), wechat.appid(), wechat.secret()).base_url(wechat.url())
+}
+
+pub fn layer_of(wechat: &MockWechat) -> WechatAuthLayer {
+    WechatAuthLayer::new(tokens_of(wechat)).api_origin(wechat.url())
+}
+
+pub fn get(uri: impl AsRef<str>) -> Request<Full<Bytes>> {
+    Request::get(uri.as_ref()).body(Full::default()).unwrap()
+}
+
+pub fn post(uri: impl AsRef<str>, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    Request::post(uri.as_ref())
+        .body(Full::new(body.into()))
+        .unwrap()
+}
+
+pub fn reply(body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    Response::new(Full::new(body.into()))
+}
+
+pub async fn text<B>(reply: Response<B>) -> String
+where
+    B: http_body::Body,
+    B::Error: std::fmt::Debug,
+{
+    let body = reply.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8_lossy(&body).into_owned()
+}
+
+/// The token in a request's query.
+pub fn token_in<B>(request: &Request<B>) -> Option<String> {
+    let query = request.uri().query()?;
+    let mut parameters = query.split('&');
+    parameters.find_map(|p| p.strip_prefix("access_token=").map(str::to_owned))
+}
