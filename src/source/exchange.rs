@@ -116,10 +116,8 @@ where
 
     async fn send(&self, request: Request<B>, secret: &Secret) -> Result<AccessToken, TokenError> {
         let mut http = self.http.clone();
-        poll_fn(|cx| http.poll_ready(cx))
-            .await
-            .map_err(TokenError::transport)?;
-        let reply = http.call(request).await.map_err(TokenError::transport)?;
+        poll_fn(|cx| http.poll_ready(cx)).await.map_err(failed)?;
+        let reply = http.call(request).await.map_err(failed)?;
         let status = reply.status();
         let body = Limited::new(reply.into_body(), LARGEST_REPLY)
             .collect()
@@ -131,6 +129,13 @@ where
             .to_bytes();
         read(status, &body, secret)
     }
+}
+
+/// A client's error is boxed first: one that is a `String` was not written by our caller, and would
+/// be printed with the URL that it may well hold.
+fn failed(error: impl Into<BoxError>) -> TokenError {
+    let error: BoxError = error.into();
+    TokenError::transport(error)
 }
 
 fn read(status: StatusCode, body: &[u8], secret: &Secret) -> Result<AccessToken, TokenError> {

@@ -15,7 +15,10 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
 
 /// `text` as the value of a query parameter.
 pub(crate) fn query_value(text: &str) -> Zeroizing<String> {
-    Zeroizing::new(utf8_percent_encode(text, UNRESERVED).to_string())
+    // Room for all of it, so that growing leaves no copies of a secret behind.
+    let mut value = Zeroizing::new(String::with_capacity(3 * text.len()));
+    value.extend(utf8_percent_encode(text, UNRESERVED));
+    value
 }
 
 /// An access token and how long it still lives.

@@ -41,9 +41,8 @@ async fn keep_fresh(tokens: TokenManager) {
             continue;
         }
         tokens.renew().await;
-        if tokens.renewal_due() <= Instant::now() {
-            // Nothing came of it, and nothing says when to try again: not in a tight loop.
-            sleep(Duration::from_secs(1)).await;
-        }
+        // Never in a tight loop, whatever came of it: not when nothing did, and not when a source
+        // gives tokens that live for next to nothing.
+        sleep(Duration::from_secs(1)).await;
     }
 }

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -11,6 +11,9 @@ use super::budget::Budget;
 use super::flight::{self, Flight, Outcome};
 use super::source::ErasedSource;
 use super::{AccessToken, KeepFresh, TokenError, TokenSource};
+
+/// Longer limits than this are cut, so that adding them to an instant cannot overflow.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a refusal of WeChat's holds back further token requests.
 const REFUSAL_MEMORY: Duration = Duration::from_secs(30);
@@ -31,11 +34,13 @@ const SUSPICIOUS_AGE: Duration = Duration::from_secs(600);
 ///   that calls rarely, [`keep_fresh`](TokenManager::keep_fresh) renews by a timer.
 /// - A renewal that fails leaves the old token in use until it really expires.
 /// - What a retry may cure (errcode -1, HTTP 5xx, a broken connection) is retried within
-///   `issue_timeout`. What WeChat refuses (a wrong secret, a foreign address, no quota) is
-///   remembered for 30 s, in which nothing is sent.
+///   `issue_timeout`; where that fails again and again, callers get the last failure for a second and
+///   then for up to ten before the next request is sent. What WeChat refuses (a wrong secret, a
+///   foreign address, no quota) is remembered for 30 s.
 /// - [`refresh`](TokenManager::refresh) compares before it refreshes, and a budget bounds it.
 ///
-/// Times are read from [`tokio::time`], so that tests can pause and move them.
+/// Times are read from [`tokio::time`], so that tests can pause and move them. Asking for a token
+/// needs a Tokio runtime with its time driver on; without a runtime only a cached token is to be had.
 ///
 /// ```
 /// use std::time::Duration;
@@ -95,7 +100,8 @@ struct Cached {
 struct State {
     flight: Option<Flight>,
     flights: u64,
-    refusal: Option<(TokenError, Instant)>,
+    /// The answer to everybody until then, in place of another token request.
+    held_back: Option<(TokenError, Instant)>,
     failures: u32,
     /// No renewal ahead of time before this.
     renewals_rest_until: Instant,
@@ -145,7 +151,7 @@ impl TokenManager {
     /// # Errors
     ///
     /// Says why no token could be had. The next call asks anew, but for what WeChat refused within
-    /// the last 30 s.
+    /// the last 30 s, and for a pause of at most 10 s in an outage.
     ///
     /// # Cancel safety
     ///
@@ -184,8 +190,8 @@ impl TokenManager {
 
     /// Renews the token ahead of its expiry, asked or not, while the guard lives.
     ///
-    /// Gets the first token at once. A failure is tried again after 1 s, then ever more rarely, at
-    /// most a minute apart.
+    /// Gets the first token at once. A failure is tried again after a second or two, then ever more
+    /// rarely, up to a minute apart; what WeChat refused after 30 s at the soonest.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -220,8 +226,8 @@ impl TokenManager {
         }
         if now >= *renew_at {
             // Whoever holds the lock sees to the renewal; a caller with a good token never waits.
-            if let Ok(mut state) = self.shared.state.try_lock() {
-                self.shared.next(&mut state, Want::Renewal);
+            if let Some(state) = self.shared.try_lock() {
+                self.shared.next(state, Want::Renewal);
             }
         }
         Some(token.clone())
@@ -232,7 +238,7 @@ impl TokenManager {
         // ours is going down.
         let mut lost = 0;
         while lost < 3 {
-            let flight = match self.shared.next(&mut self.shared.lock(), want) {
+            let flight = match self.shared.next(self.shared.lock(), want) {
                 Next::Have(token) => return Ok(token),
                 Next::Give(error) => return Err(error),
                 Next::Wait(flight) => flight,
@@ -269,7 +275,7 @@ impl TokenManager {
             Some(_) => Want::Renewal,
             None => Want::Any,
         };
-        let next = self.shared.next(&mut self.shared.lock(), want);
+        let next = self.shared.next(self.shared.lock(), want);
         if let Next::Wait(flight) = next {
             flight.landed().await;
         }
@@ -293,9 +299,9 @@ impl TokenManagerBuilder {
         self
     }
 
-    /// How long a token request may take, all its attempts together; default 10 s.
+    /// How long a token request may take, all its attempts together; default 10 s, a day at most.
     pub fn issue_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.issue_timeout = timeout;
+        self.settings.issue_timeout = timeout.min(LONGEST_TIMEOUT);
         self
     }
 
@@ -319,7 +325,7 @@ impl TokenManagerBuilder {
                 state: Mutex::new(State {
                     flight: None,
                     flights: 0,
-                    refusal: None,
+                    held_back: None,
                     failures: 0,
                     renewals_rest_until: Instant::now(),
                     budget: self.budget,
@@ -333,13 +339,22 @@ impl TokenManagerBuilder {
 }
 
 impl Shared {
-    /// Never held across an await, and nothing of a user's runs under it.
+    /// Never held across an await, and nothing of a user's runs under it: no source, no subscriber
+    /// of `tracing`'s, and no `spawn`, which drops the task at once on a runtime that is shut down.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// Compares what is wanted with what there is; starts a flight where one is needed.
-    fn next(self: &Arc<Self>, state: &mut State, want: Want<'_>) -> Next {
+    fn next(self: &Arc<Self>, mut state: MutexGuard<'_, State>, want: Want<'_>) -> Next {
         let now = Instant::now();
         let current = self.current.load_full();
         let live = current.as_ref().filter(|c| c.token.lives_at(now));
@@ -361,7 +376,7 @@ impl Shared {
         if let Some(flight) = state.flight.as_ref().filter(|f| now < f.overdue) {
             return Next::Wait(flight.clone());
         }
-        if let Some((error, until)) = &state.refusal {
+        if let Some((error, until)) = &state.held_back {
             if now < *until {
                 return Next::Give(error.clone());
             }
@@ -370,45 +385,56 @@ impl Shared {
             Want::Instead(rejected) => Some(rejected),
             Want::Any | Want::Renewal => None,
         };
-        if rejected.is_some() && live.is_some() && !state.may_refresh(now) {
-            return Next::Give(TokenError::OverBudget);
-        }
+        let mut suspicion = None;
         if let (Some(rejected), Some(_)) = (rejected, live) {
-            state.suspect(rejected, now);
+            if !state.budget.take(now) {
+                let warned = std::mem::replace(&mut state.budget_warned, true);
+                drop(state);
+                if !warned {
+                    warn_of_the_budget();
+                }
+                return Next::Give(TokenError::OverBudget);
+            }
+            state.budget_warned = false;
+            suspicion = state.suspicion(rejected, now);
         }
-        Next::Wait(self.take_off(state, &runtime, rejected.cloned()))
+        let (flight, pilot) = self.take_off(&mut state, rejected.cloned());
+        drop(state);
+        if let Some(age) = suspicion {
+            warn_of_a_rival(age);
+        }
+        tracing::debug!(rejected = rejected.is_some(), "asking for an access_token");
+        runtime.spawn(pilot.fly(flight.rejected.clone()));
+        Next::Wait(flight)
     }
 
     fn take_off(
         self: &Arc<Self>,
         state: &mut State,
-        runtime: &Handle,
         rejected: Option<AccessToken>,
-    ) -> Flight {
-        let timeout = self.settings.issue_timeout;
+    ) -> (Flight, Pilot) {
         let (landing, watch) = watch::channel(None);
         state.flights += 1;
         let flight = Flight {
             id: state.flights,
-            rejected: rejected.clone(),
-            overdue: Instant::now() + timeout + Duration::from_secs(1),
+            rejected,
+            overdue: Instant::now() + self.settings.issue_timeout + Duration::from_secs(1),
             landing: watch,
         };
         state.flight = Some(flight.clone());
-        tracing::debug!(rejected = rejected.is_some(), "asking for an access_token");
-
-        // The pilot is made here and not in the task: a task that is never polled still drops it.
         let pilot = Pilot {
             shared: Arc::clone(self),
             id: flight.id,
             landing,
         };
-        runtime.spawn(async move {
-            let source = &*pilot.shared.source;
-            let outcome = flight::issue(source, rejected.as_ref(), timeout).await;
-            pilot.land(outcome);
-        });
-        flight
+        (flight, pilot)
+    }
+
+    fn store(&self, token: AccessToken, now: Instant) {
+        let life = token.expires_at().saturating_duration_since(now);
+        let renew_at = token.expires_at() - self.margin(life);
+        self.current
+            .store(Some(Arc::new(Cached { token, renew_at })));
     }
 
     /// How long before its expiry to renew a token that has `life` before it.
@@ -422,7 +448,8 @@ impl Shared {
     }
 }
 
-/// Sees to it that a flight never stays in the manager after its task is gone.
+/// Sees to it that a flight never stays in the manager after its task is gone, or when there never
+/// was one.
 struct Pilot {
     shared: Arc<Shared>,
     id: u64,
@@ -430,32 +457,40 @@ struct Pilot {
 }
 
 impl Pilot {
+    async fn fly(self, rejected: Option<AccessToken>) {
+        let timeout = self.shared.settings.issue_timeout;
+        let outcome = flight::issue(&*self.shared.source, rejected.as_ref(), timeout).await;
+        self.land(outcome);
+    }
+
     fn land(self, outcome: Outcome) {
         let now = Instant::now();
         let mut state = self.shared.lock();
-        if self.owns_flight(&state) {
+        let in_time = self.owns_flight(&state);
+        if in_time {
             state.flight = None;
             match &outcome {
                 Ok(token) => {
-                    let life = token.expires_at().saturating_duration_since(now);
-                    let renew_at = token.expires_at() - self.shared.margin(life);
                     state.succeed(now);
                     // Fetched first and swapped now: there is no moment without a token.
-                    self.shared.current.store(Some(Arc::new(Cached {
-                        token: token.clone(),
-                        renew_at,
-                    })));
-                    tracing::debug!(seconds = life.as_secs(), "a new access_token");
+                    self.shared.store(token.clone(), now);
                 }
-                Err(error) => {
-                    let current = self.shared.current.load();
-                    let kept = current.as_ref().is_some_and(|c| c.token.lives_at(now));
-                    state.fail(error, now);
-                    tracing::warn!(%error, old_token_kept = kept, "no new access_token");
-                }
+                Err(error) => state.fail(error, now),
             }
         }
         drop(state);
+        match &outcome {
+            Ok(token) if in_time => {
+                let seconds = token.expires_in().as_secs();
+                tracing::debug!(seconds, "a new access_token");
+            }
+            Err(error) if in_time => {
+                let current = self.shared.current.load();
+                let kept = current.as_ref().is_some_and(|c| c.token.lives_at(now));
+                tracing::warn!(%error, old_token_kept = kept, "no new access_token");
+            }
+            _ => {}
+        }
         self.landing.send_replace(Some(outcome));
     }
 
@@ -478,7 +513,7 @@ impl Drop for Pilot {
 
 impl State {
     fn succeed(&mut self, now: Instant) {
-        self.refusal = None;
+        self.held_back = None;
         self.failures = 0;
         self.renewals_rest_until = now;
     }
@@ -491,40 +526,51 @@ impl State {
             Duration::from_secs(60),
         );
         self.renewals_rest_until = now + pause;
-        if error.is_refusal() {
-            let until = now + REFUSAL_MEMORY;
-            self.refusal = Some((error.clone(), until));
-            self.renewals_rest_until = self.renewals_rest_until.max(until);
-        }
+        let hold = if error.is_refusal() {
+            REFUSAL_MEMORY
+        } else if error.is_transient() && self.failures > 1 {
+            // After one failure the next caller may try at once. An outage is another matter: with
+            // callers one after the other it would cost a quota of requests in ten minutes.
+            flight::backoff(
+                Duration::from_secs(1),
+                self.failures - 1,
+                Duration::from_secs(10),
+            )
+        } else {
+            return;
+        };
+        self.held_back = Some((error.clone(), now + hold));
+        self.renewals_rest_until = self.renewals_rest_until.max(now + hold);
     }
 
-    fn may_refresh(&mut self, now: Instant) -> bool {
-        let allowed = self.budget.take(now);
-        if !allowed && !self.budget_warned {
-            tracing::warn!(
-                "tokens are rejected again and again, and the refresh budget is used up: replies \
-                 with the rejection are handed on. Something else may be refreshing this account, \
-                 or requests may have `access_token=` in their body"
-            );
-        }
-        self.budget_warned = !allowed;
-        allowed
-    }
-
-    fn suspect(&mut self, rejected: &AccessToken, now: Instant) {
-        let age = rejected.age();
-        let warned = self
+    /// The age of a token that was rejected too soon, unless that was told within the last minute.
+    fn suspicion(&mut self, rejected: &AccessToken, now: Instant) -> Option<Duration> {
+        let told = self
             .suspicion_warned
             .is_some_and(|at| now < at + Duration::from_secs(60));
-        if age < SUSPICIOUS_AGE && !warned {
-            self.suspicion_warned = Some(now);
-            tracing::warn!(
-                age_seconds = age.as_secs(),
-                "an access_token was rejected soon after it was issued: something else refreshes \
-                 this account's token"
-            );
+        let age = rejected.age();
+        if told || age >= SUSPICIOUS_AGE {
+            return None;
         }
+        self.suspicion_warned = Some(now);
+        Some(age)
     }
+}
+
+fn warn_of_the_budget() {
+    tracing::warn!(
+        "tokens are rejected again and again, and the refresh budget is used up: replies with the \
+         rejection are handed on. Something else may be refreshing this account, or requests may \
+         hold an `access_token` of their own in their body"
+    );
+}
+
+fn warn_of_a_rival(age: Duration) {
+    tracing::warn!(
+        age_seconds = age.as_secs(),
+        "an access_token was rejected soon after it was issued: something else refreshes this \
+         account's token"
+    );
 }
 
 impl fmt::Debug for TokenManager {
