@@ -5,7 +5,7 @@ use std::fmt;
 
 use http::{HeaderMap, header};
 use http_body::SizeHint;
-use memchr::memmem;
+use memchr::{memchr, memmem};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
@@ -42,6 +42,10 @@ impl Inspector {
         })
     }
 
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     pub(crate) fn is_due(&self, seen: usize) -> bool {
         seen >= self.next_look || seen > self.limit
     }
@@ -61,6 +65,12 @@ impl Inspector {
 }
 
 fn look_at_text(text: &[u8], ended: bool, refresh_on: &[i64]) -> Look {
+    /// How WeChat answers nearly every call that went well and has nothing to tell.
+    const WELL: &[u8] = br#"{"errcode":0,"errmsg":"ok"}"#;
+
+    if text == WELL {
+        return Look::Pass;
+    }
     match Lead::of(text) {
         Lead::Object => {}
         Lead::Unknown if !ended => return Look::More,
@@ -69,6 +79,11 @@ fn look_at_text(text: &[u8], ended: bool, refresh_on: &[i64]) -> Look {
     if ended && !may_hold_errcode(text) {
         return Look::Pass;
     }
+    let text = if ended {
+        text
+    } else {
+        before_open_number(text)
+    };
     match lenient::<Errcode>(text) {
         Ok(Errcode(Some(errcode))) if refresh_on.contains(&errcode) => {
             if ended {
@@ -114,9 +129,16 @@ fn blank(text: &[u8]) -> &[u8] {
     }
 }
 
+/// `text` without a sign, point or exponent at its end: serde_json calls a skipped number that stops
+/// there broken, and not cut off. No object ends so.
+fn before_open_number(text: &[u8]) -> &[u8] {
+    let last = text.iter().rposition(|byte| !b"-+.eE".contains(byte));
+    &text[..last.map_or(0, |last| last + 1)]
+}
+
 /// A quick no to replies of a few kilobytes: an escaped key is the only other way to write it.
 fn may_hold_errcode(text: &[u8]) -> bool {
-    memmem::find(text, b"errcode").is_some() || memmem::find(text, br"\u00").is_some()
+    memmem::find(text, b"errcode").is_some() || memchr(b'\\', text).is_some()
 }
 
 /// Reads JSON as WeChat writes it: with raw control characters and broken UTF-8 in its strings.
@@ -124,7 +146,10 @@ pub(crate) fn lenient<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T>
     let text = blank(text);
     match serde_json::from_slice(text) {
         Err(error) if !error.is_eof() => {
-            let clean = String::from_utf8_lossy(text).replace(|c: char| c < ' ', " ");
+            // Line breaks stand between the fields as well, the others in strings only.
+            let clean = String::from_utf8_lossy(text)
+                .replace(['\t', '\n', '\r'], " ")
+                .replace(|c: char| c < ' ', "\u{fffd}");
             serde_json::from_str(&clean)
         }
         done => done,
@@ -251,7 +276,7 @@ impl Coding {
         match self {
             Coding::Identity => Decoded::Whole(Cow::Borrowed(bytes)),
             #[cfg(feature = "decompression")]
-            Coding::Gzip => read_to_limit(flate2::bufread::GzDecoder::new(bytes), limit),
+            Coding::Gzip => read_to_limit(flate2::bufread::MultiGzDecoder::new(bytes), limit),
             #[cfg(feature = "decompression")]
             Coding::Deflate => {
                 // The name stands for zlib's format, and some servers leave out its header.
@@ -260,6 +285,11 @@ impl Coding {
                 } else {
                     read_to_limit(flate2::bufread::DeflateDecoder::new(bytes), limit)
                 }
+            }
+            // A "large window" is no part of the coding (RFC 7932), and takes a gigabyte.
+            #[cfg(feature = "decompression")]
+            Coding::Brotli if bytes.first().is_some_and(|first| first & 0x7f == 0x11) => {
+                Decoded::Unreadable
             }
             #[cfg(feature = "decompression")]
             Coding::Brotli => {
@@ -271,7 +301,7 @@ impl Coding {
 
 #[cfg(feature = "decompression")]
 fn read_to_limit(decoder: impl std::io::Read, limit: usize) -> Decoded<'static> {
-    use std::io::Read;
+    use std::io::{ErrorKind, Read};
 
     let mut text = Vec::new();
     let over = u64::try_from(limit).map_or(u64::MAX, |limit| limit.saturating_add(1));
@@ -279,6 +309,9 @@ fn read_to_limit(decoder: impl std::io::Read, limit: usize) -> Decoded<'static> 
     match read {
         _ if text.len() > limit => Decoded::Unreadable,
         Ok(_) => Decoded::Whole(Cow::Owned(text)),
+        // flate2's word for what more bytes cannot mend. Brotli has one word for that and for an
+        // end that is missing.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Decoded::Unreadable,
         Err(_) => Decoded::Part(text),
     }
 }

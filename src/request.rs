@@ -1,5 +1,7 @@
 //! The token into the query, and which requests get one.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -68,14 +70,10 @@ impl Scope {
         if !self.covers(uri) {
             return Target::Elsewhere;
         }
-        // WeChat's servers take several slashes for one.
-        let mut path = uri.path();
-        while path.starts_with("//") {
-            path = &path[1..];
-        }
-        if self.platform.is_token_request(path) {
+        let path = single_slashes(uri.path());
+        if self.platform.is_token_request(&path) {
             Target::Token
-        } else if Platform::is_exempt(path) {
+        } else if Platform::is_exempt(&path) {
             Target::Elsewhere
         } else {
             Target::Api
@@ -90,22 +88,25 @@ impl Scope {
         let Some(scheme) = uri.scheme() else {
             return false;
         };
+        // The usual case first: nothing has to be taken apart for it.
+        if *scheme == Scheme::HTTPS && self.is_own(authority.as_str()) {
+            return true;
+        }
         let Some(port) = port(scheme, authority) else {
             return false;
         };
         let host = authority.host();
-        let own = *scheme == Scheme::HTTPS
-            && port == 443
-            && self
-                .platform
-                .hosts()
-                .iter()
-                .any(|own| own.eq_ignore_ascii_case(host));
-        own || self.origins.iter().any(|origin| {
-            origin.scheme == *scheme
-                && origin.port == port
-                && origin.host.eq_ignore_ascii_case(host)
-        })
+        (*scheme == Scheme::HTTPS && port == 443 && self.is_own(host))
+            || self.origins.iter().any(|origin| {
+                origin.scheme == *scheme
+                    && origin.port == port
+                    && origin.host.eq_ignore_ascii_case(host)
+            })
+    }
+
+    fn is_own(&self, host: &str) -> bool {
+        let mut hosts = self.platform.hosts().iter();
+        hosts.any(|own| own.eq_ignore_ascii_case(host))
     }
 }
 
@@ -137,12 +138,25 @@ fn port(scheme: &Scheme, authority: &Authority) -> Option<u16> {
     }
 }
 
+/// `path` as WeChat's servers read it: several slashes are one, wherever they stand.
+fn single_slashes(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") {
+        return Cow::Borrowed(path);
+    }
+    let mut single = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !single.ends_with('/') {
+            single.push(c);
+        }
+    }
+    Cow::Owned(single)
+}
+
 /// `uri` with the token in its query; every other byte stays as it is, in its place.
 ///
 /// `None` when it becomes too long to be a URI.
 pub(crate) fn with_token(uri: &Uri, token: &AccessToken) -> Option<Uri> {
-    let path_and_query = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let rewritten = rewrite(path_and_query, token.encoded());
+    let rewritten = rewrite(uri.path_and_query(), token.encoded());
 
     let mut parts = http::uri::Parts::default();
     parts.scheme = uri.scheme().cloned();
@@ -151,71 +165,67 @@ pub(crate) fn with_token(uri: &Uri, token: &AccessToken) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-const PARAMETER: &str = "access_token";
+const PARAMETER: &[u8] = b"access_token";
 
-fn rewrite(path_and_query: &str, token: &str) -> Vec<u8> {
-    // Exact, since `Bytes` makes another allocation of a `Vec` with room to spare; a replaced
-    // parameter leaves some, and is rare.
-    let longest = path_and_query.len() + 1 + PARAMETER.len() + 1 + token.len();
-    let mut out = Vec::with_capacity(longest);
-    let Some((path, query)) = path_and_query.split_once('?') else {
-        out.extend_from_slice(path_and_query.as_bytes());
-        out.push(b'?');
-        push_parameter(&mut out, token);
-        return out;
-    };
-    out.extend_from_slice(path.as_bytes());
-    out.push(b'?');
-    if !may_name_token(query) {
-        out.extend_from_slice(query.as_bytes());
-        if !query.is_empty() {
-            out.push(b'&');
+fn rewrite(path_and_query: Option<&PathAndQuery>, token: &str) -> Vec<u8> {
+    let (path, query) = match path_and_query {
+        Some(path_and_query) => {
+            let whole = path_and_query.as_str().as_bytes();
+            match path_and_query.query() {
+                Some(query) => (&whole[..whole.len() - query.len() - 1], query.as_bytes()),
+                None => (whole, &[][..]),
+            }
         }
-        push_parameter(&mut out, token);
-        return out;
-    }
+        None => (&b"/"[..], &[][..]),
+    };
+    // Exact for a token that is added: of a `Vec` with room to spare `Bytes` makes another
+    // allocation.
+    let separator = usize::from(!query.is_empty());
+    let longest = path.len() + 1 + query.len() + separator + PARAMETER.len() + 1 + token.len();
+    let mut out = Vec::with_capacity(longest);
+    out.extend_from_slice(path);
+    out.push(b'?');
+    let query_starts = out.len();
     let mut placed = false;
-    let mut first = true;
-    for parameter in query.split('&') {
+    for (number, parameter) in query.split(|byte| *byte == b'&').enumerate() {
         let names_token = names_token(parameter);
         // A second one would leave it to the server which of them counts.
         if names_token && placed {
             continue;
         }
-        if !first {
+        if number > 0 {
             out.push(b'&');
         }
-        first = false;
         if names_token {
             push_parameter(&mut out, token);
             placed = true;
         } else {
-            out.extend_from_slice(parameter.as_bytes());
+            out.extend_from_slice(parameter);
         }
     }
     if !placed {
-        out.push(b'&');
+        if out.len() > query_starts {
+            out.push(b'&');
+        }
         push_parameter(&mut out, token);
     }
     out
 }
 
 fn push_parameter(out: &mut Vec<u8>, token: &str) {
-    out.extend_from_slice(PARAMETER.as_bytes());
+    out.extend_from_slice(PARAMETER);
     out.push(b'=');
     out.extend_from_slice(token.as_bytes());
 }
 
-/// A quick no for nearly every query.
-fn may_name_token(query: &str) -> bool {
-    query.split('&').any(names_token)
-}
-
 /// Whether a server that decodes the name would take the parameter for the token.
-fn names_token(parameter: &str) -> bool {
-    let name = parameter.split('=').next().unwrap_or(parameter);
-    name == PARAMETER
-        || (name.contains('%') && percent_decode(name.as_bytes()).eq(PARAMETER.bytes()))
+fn names_token(parameter: &[u8]) -> bool {
+    // Nearly every parameter is too short or begins otherwise.
+    if parameter.len() < PARAMETER.len() || !matches!(parameter[0], b'a' | b'%') {
+        return false;
+    }
+    let name = parameter.split(|byte| *byte == b'=').next();
+    name.is_some_and(|name| name == PARAMETER || percent_decode(name).eq(PARAMETER.iter().copied()))
 }
 
 #[cfg(test)]

@@ -20,6 +20,10 @@ use super::{Replay, RequestBody};
 /// when the server closes the connection; both end soon, or the body is a stream without an end.
 const RELEASED_WITHIN: Duration = Duration::from_secs(10);
 
+/// How many frames are read before the body is sent. More are a stream, even if all are ready: each
+/// costs a hundred bytes, however small it is, and empty ones never reach `replay_limit`.
+const READ_AHEAD: usize = 1024;
+
 /// A body of any stream type, in a form that can be sent again.
 ///
 /// Make it the body type of your client where your own type is no
@@ -60,7 +64,7 @@ struct Tee<B> {
 
 struct TeeState<B> {
     /// `None` once it cannot be whole any more.
-    copy: Option<Copy>,
+    copy: Option<Recording>,
     rest: Option<B>,
     released: bool,
     waiting: Option<Waker>,
@@ -68,7 +72,7 @@ struct TeeState<B> {
 
 /// Frames that went by.
 #[derive(Default)]
-struct Copy {
+struct Recording {
     data: Vec<Bytes>,
     small: BytesMut,
     trailers: Option<HeaderMap>,
@@ -90,7 +94,7 @@ where
     }
 
     /// What was sent, and then what was not.
-    fn again(copy: Copy, rest: Option<B>) -> Self {
+    fn again(copy: Recording, rest: Option<B>) -> Self {
         ReplayBody {
             ahead: copy.into_frames(),
             failed: None,
@@ -109,7 +113,7 @@ where
         if self.tee.is_some() || self.failed.is_some() {
             return (self, Replay::unavailable());
         }
-        let mut copy = Copy::default();
+        let mut copy = Recording::default();
         for frame in &self.ahead {
             copy.keep(frame);
         }
@@ -124,7 +128,7 @@ where
         // Whoever polls the body next brings a waker of its own.
         let mut cx = Context::from_waker(Waker::noop());
         loop {
-            match Pin::new(&mut rest).poll_frame(&mut cx) {
+            let streams = match Pin::new(&mut rest).poll_frame(&mut cx) {
                 Poll::Ready(None) => {
                     return (self, Replay::ready(ReplayBody::again(copy, None)));
                 }
@@ -135,18 +139,20 @@ where
                         self.rest = Some(rest);
                         return (self, Replay::unavailable());
                     }
+                    self.ahead.len() >= READ_AHEAD
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.failed = Some(error);
                     self.rest = Some(rest);
                     return (self, Replay::unavailable());
                 }
-                Poll::Pending => {
-                    let tee = Arc::new(Tee::new(limit, copy));
-                    self.rest = Some(rest);
-                    self.tee = Some(Arc::clone(&tee));
-                    return (self, Replay::later(tee.into_body()));
-                }
+                Poll::Pending => true,
+            };
+            if streams {
+                let tee = Arc::new(Tee::new(limit, copy));
+                self.rest = Some(rest);
+                self.tee = Some(Arc::clone(&tee));
+                return (self, Replay::later(tee.into_body()));
             }
         }
     }
@@ -179,11 +185,11 @@ where
         let polled = Pin::new(rest).poll_frame(cx);
         match &polled {
             Poll::Pending => {}
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(tee) = &this.tee {
-                    tee.keep(frame);
-                }
-            }
+            Poll::Ready(Some(Ok(frame))) => match &this.tee {
+                Some(tee) if Arc::strong_count(tee) > 1 => tee.keep(frame),
+                // Nobody wants a copy, or the call is over and nobody is left to ask for it.
+                _ => this.tee = None,
+            },
             Poll::Ready(Some(Err(_))) => {
                 // An error cannot be cloned, so the body cannot be told again as it was.
                 if let Some(tee) = &this.tee {
@@ -235,7 +241,7 @@ where
 }
 
 impl<B> Tee<B> {
-    fn new(limit: usize, copy: Copy) -> Self {
+    fn new(limit: usize, copy: Recording) -> Self {
         Tee {
             limit,
             state: Mutex::new(TeeState {
@@ -269,7 +275,10 @@ impl<B> Tee<B> {
     fn release(&self, rest: Option<B>) {
         self.tell(|state| {
             state.released = true;
-            state.rest = rest;
+            // Without a copy it is of no use, and it may hold a file or a connection.
+            if state.copy.is_some() {
+                state.rest = rest;
+            }
         });
     }
 
@@ -307,7 +316,7 @@ where
     }
 }
 
-impl Copy {
+impl Recording {
     fn keep(&mut self, frame: &Frame<Bytes>) {
         /// From here on small frames are put together: a body in frames of one byte would
         /// otherwise take thirty times its size.

@@ -97,6 +97,10 @@ where
                 Some(Ok(frame)) => {
                     seen += frame.data_ref().map_or(0, Bytes::len);
                     self.push(Ok(frame));
+                    // Empty frames never reach the limit, and a peer may send them without end.
+                    if self.more.len() > inspector.limit() {
+                        return Poll::Ready(Look::Pass);
+                    }
                 }
             }
             let ended = self.rest.as_ref().is_none_or(Body::is_end_stream);
