@@ -68,8 +68,9 @@ where
     Answer(TokenFuture, Platform),
 }
 
-/// Taken when it is handed on.
-type Held<R> = Option<Response<ReplyBody<R>>>;
+/// Taken when it is handed on. In a box, for few replies are held, and every future would have room
+/// for one.
+type Held<R> = Option<Box<Response<ReplyBody<R>>>>;
 
 /// What is needed to send a request, and to send it again.
 struct Call<S, B> {
@@ -205,9 +206,9 @@ where
                     };
                     // Nearly every reply is known by what is there already, and is not moved again.
                     match call.poll_inspect(cx, &mut reply, &mut inspector) {
-                        Poll::Pending => Step::Inspect(Some(reply), inspector),
+                        Poll::Pending => Step::Inspect(Some(Box::new(reply)), inspector),
                         Poll::Ready(look) => match call.judge(look) {
-                            Some(token) => Step::Refresh(Some(reply), token),
+                            Some(token) => Step::Refresh(Some(Box::new(reply)), token),
                             None => return done(this.call, reply),
                         },
                     }
@@ -219,7 +220,7 @@ where
                     let reply = held.take().expect(POLLED_AGAIN);
                     match call.judge(look) {
                         Some(token) => Step::Refresh(Some(reply), token),
-                        None => return done(this.call, reply),
+                        None => return done(this.call, *reply),
                     }
                 }
                 StepProj::Refresh(held, token) => {
@@ -228,7 +229,7 @@ where
                     let held = held.take();
                     match call.refreshed(token) {
                         true => Step::Kept(held),
-                        false => return done(this.call, held.expect(POLLED_AGAIN)),
+                        false => return done(this.call, *held.expect(POLLED_AGAIN)),
                     }
                 }
                 StepProj::Kept(held) => {
@@ -242,7 +243,7 @@ where
                         }
                         None => {
                             call.not_replayed(NotReplayed::BodyNotKept);
-                            return done(this.call, held.take().expect(POLLED_AGAIN));
+                            return done(this.call, *held.take().expect(POLLED_AGAIN));
                         }
                     }
                 }

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
 use http::{HeaderMap, header};
 use http_body::SizeHint;
-use memchr::{memchr, memmem};
+use memchr::memchr;
+use memchr::memmem::Finder;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
@@ -138,7 +140,9 @@ fn before_open_number(text: &[u8]) -> &[u8] {
 
 /// A quick no to replies of a few kilobytes: an escaped key is the only other way to write it.
 fn may_hold_errcode(text: &[u8]) -> bool {
-    memmem::find(text, b"errcode").is_some() || memchr(b'\\', text).is_some()
+    static ERRCODE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"errcode"));
+
+    ERRCODE.find(text).is_some() || memchr(b'\\', text).is_some()
 }
 
 /// Reads JSON as WeChat writes it: with raw control characters and broken UTF-8 in its strings.
