@@ -9,10 +9,10 @@ use crate::token::{BoxError, TokenError, fmt_foreign};
 ///
 /// An errcode of WeChat's is no `Error`: it comes as a reply.
 ///
-/// The client's own error is not printed, neither by `Display` nor by `Debug`, and it is not the
-/// [`source`](StdError::source): clients print the URL, and the URL holds the token. Of it you see
-/// the kind of the [`io::Error`](std::io::Error) in its chain; [`into_source`](Error::into_source)
-/// hands it back whole.
+/// `Display` tells the whole reason, so there is no [`source`](StdError::source). The client's own error
+/// is not printed, neither by `Display` nor by `Debug`: clients print the URL, and the URL holds the token. Of it you see
+/// the kind of the [`io::Error`](std::io::Error) in its chain; [`get_ref`](Error::get_ref) shows it and
+/// [`into_source`](Error::into_source) hands it back whole.
 ///
 /// ```
 /// fn explain(error: tower_wechat::Error) {
@@ -79,6 +79,16 @@ impl Error {
         }
     }
 
+    /// The wrapped service's own error, or the [`TokenError`], for a look at its type.
+    ///
+    /// What prints it may print a URL with a token in it.
+    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        match &self.inner {
+            Inner::Token(error) => error,
+            Inner::Service(error) => &**error,
+        }
+    }
+
     /// The wrapped service's own error, or the [`TokenError`].
     ///
     /// What prints it may print a URL with a token in it.
@@ -93,7 +103,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.inner {
-            Inner::Token(_) => f.write_str("no access_token for this call"),
+            Inner::Token(error) => write!(f, "no access_token for this call: {error}"),
             Inner::Service(error) => {
                 f.write_str("the call failed: ")?;
                 fmt_foreign(&**error, f)
@@ -111,11 +121,5 @@ impl fmt::Debug for Error {
     }
 }
 
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match &self.inner {
-            Inner::Token(error) => Some(error),
-            Inner::Service(_) => None,
-        }
-    }
-}
+/// No `source`: `Display` says all that may be said, and what prints chains must not print more.
+impl StdError for Error {}

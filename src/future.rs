@@ -9,9 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::request::Parts;
-use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header,
-};
+use http::{Extensions, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body::Body;
 use pin_project::pin_project;
 use serde_json::json;
@@ -338,29 +336,26 @@ impl<S, B> Call<S, B> {
 
     fn not_replayed(&mut self, why: NotReplayed) {
         let path = self.head.uri.path();
+        let warnings = &self.config.warnings;
+        let handed_on = format_args!("the rejection is handed on: {why}");
         match &why {
             // The manager has warned already, once for all calls.
-            NotReplayed::NoToken(error) => {
-                tracing::debug!(path, %error, "the rejection is handed on");
-            }
-            NotReplayed::SameToken => tracing::warn!(
-                path,
-                "the rejection is handed on: the source gives the rejected token again"
-            ),
-            NotReplayed::BodyNotKept => tracing::warn!(
-                path,
-                "the rejection is handed on: the request's body could not be kept for a replay"
-            ),
+            NotReplayed::NoToken(_) => tracing::debug!(path, "{handed_on}"),
+            NotReplayed::SameToken => warnings.same_token.tell(path, handed_on),
+            NotReplayed::BodyNotKept => warnings.body_not_kept.tell(path, handed_on),
         }
         self.outcome.set_not_replayed(why);
     }
 
     fn rejected_again(&mut self, rejection: &Rejection) {
-        tracing::warn!(
+        tracing::debug!(
             errcode = rejection.errcode(),
             rid = rejection.rid(),
-            path = self.head.uri.path(),
-            "the new access_token was rejected as well"
+            "rejected again"
+        );
+        self.config.warnings.rejected_again.tell(
+            self.head.uri.path(),
+            format_args!("the new access_token was rejected as well"),
         );
         self.outcome.set_rejected_again();
     }
@@ -393,7 +388,6 @@ impl Head {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri_with(token);
         *request.version_mut() = self.version;
-        *request.headers_mut() = HeaderMap::with_capacity(self.headers.len());
         for (name, value) in &self.headers {
             request.headers_mut().append(name, value.clone());
         }

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::request::Parts;
+use tokio::time::Instant;
 use tower_layer::Layer;
 
 use crate::platform::Platform;
@@ -68,7 +70,7 @@ pub(crate) struct Config {
     pub(crate) replay_limit: usize,
     pub(crate) inspect_limit: usize,
     answer_token_requests: bool,
-    coding_warned: Arc<AtomicBool>,
+    pub(crate) warnings: Arc<Warnings>,
 }
 
 #[derive(Clone)]
@@ -78,6 +80,44 @@ enum Accounts {
 }
 
 type Select = dyn Fn(&Parts) -> Option<TokenManager> + Send + Sync;
+
+/// What has been warned of: one bad day must not fill a disk with the same line.
+#[derive(Default)]
+pub(crate) struct Warnings {
+    coding: AtomicBool,
+    pub(crate) same_token: Seldom,
+    pub(crate) body_not_kept: Seldom,
+    pub(crate) rejected_again: Seldom,
+}
+
+/// A warning given once a minute at most; in between it is for those who debug.
+#[derive(Default)]
+pub(crate) struct Seldom {
+    warned_at: Mutex<Option<Instant>>,
+}
+
+impl Seldom {
+    pub(crate) fn tell(&self, path: &str, message: fmt::Arguments<'_>) {
+        if self.is_due() {
+            tracing::warn!(path, "{message}");
+        } else {
+            tracing::debug!(path, "{message}");
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let mut warned_at = self
+            .warned_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let due = warned_at.is_none_or(|at| now >= at + Duration::from_secs(60));
+        if due {
+            *warned_at = Some(now);
+        }
+        due
+    }
+}
 
 /// What becomes of a request.
 pub(crate) enum Route<'a> {
@@ -154,7 +194,7 @@ impl WechatAuthLayer {
                 replay_limit: 16 * 1024 * 1024,
                 inspect_limit: 4 * 1024,
                 answer_token_requests: false,
-                coding_warned: Arc::default(),
+                warnings: Arc::default(),
             },
         }
     }
@@ -168,7 +208,9 @@ impl WechatAuthLayer {
 
     /// One more place that may be sent the token, such as `http://127.0.0.1:8080`; repeatable.
     ///
-    /// The platform's own hosts get it over https only.
+    /// The platform's own hosts get it over https only. The paths that take another token (`/sns/*` and
+    /// the like) are known at the root of an origin: behind a proxy that puts a path before them, send
+    /// such requests with [`SkipAuth`].
     ///
     /// # Panics
     ///
@@ -181,7 +223,7 @@ impl WechatAuthLayer {
     /// How many bytes of a streaming request body are kept for a replay; default 16 MiB.
     ///
     /// The largest upload that WeChat takes is 10 MB. Bodies that are in memory already (`Full`,
-    /// `String`, `Bytes`) are replayed whatever their size.
+    /// `String`, `Bytes`, and a box around one of them) are replayed whatever their size.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.config.replay_limit = bytes;
         self
@@ -257,7 +299,7 @@ impl Config {
     }
 
     pub(crate) fn warn_of_coding(&self) {
-        if !self.coding_warned.swap(true, Ordering::Relaxed) {
+        if !self.warnings.coding.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "replies come in a content-encoding that is not looked into, so a rejected token \
                  would go unnoticed: turn on the feature `decompression`, or decompress inside \

@@ -8,7 +8,7 @@
 //!
 //! # A whole program
 //!
-//! It runs against [`MockWechat`](mock::MockWechat), a WeChat in the process; with a client for
+//! It runs against `mock::MockWechat`, a WeChat in the process; with a client for
 //! https and without the two lines that name the mock it runs against WeChat.
 //!
 //! ```
@@ -74,7 +74,8 @@
 //! An errcode is a reply, not an error. [`Error`] says that no token could be had (the call was not
 //! sent), or that the client failed. No error, log or `Debug` of this crate holds a token, an
 //! AppSecret or a URL with a query; [`Error::into_source`] hands your client's own error back, which
-//! may. Tokens and secrets are zeroized when they are dropped; an HTTP client's buffers are not.
+//! may. Tokens and secrets are zeroized when they are dropped; what was written into a request or came
+//! in a reply is in an HTTP client's buffers, and is not.
 //!
 //! # Features
 //!
@@ -83,7 +84,7 @@
 //! - `axum`: `axum::body::Body` as the body of requests.
 //! - `decompression`: replies in gzip, deflate or brotli are looked into as well; the caller gets them
 //!   as they came. Without it they pass, and a warning says so once.
-//! - `mock`: [`MockWechat`](mock::MockWechat), for tests.
+//! - `mock`: `mock::MockWechat`, for tests.
 //!
 //! A Tokio runtime with its timer is needed.
 

@@ -1,5 +1,7 @@
 //! What the layer did about a call, for whoever wants to know.
 
+use std::fmt;
+
 use crate::token::TokenError;
 
 /// What the layer did about a call; in the extensions of every reply that went through it.
@@ -41,6 +43,18 @@ pub enum NotReplayed {
     SameToken,
     /// The request's body was streamed and is larger than `replay_limit`, or it failed.
     BodyNotKept,
+}
+
+impl fmt::Display for NotReplayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotReplayed::NoToken(error) => write!(f, "no other access_token: {error}"),
+            NotReplayed::SameToken => f.write_str("the source gives the rejected token again"),
+            NotReplayed::BodyNotKept => {
+                f.write_str("the request's body could not be kept for a replay")
+            }
+        }
+    }
 }
 
 /// WeChat's word that a token is no longer good.

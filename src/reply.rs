@@ -18,9 +18,8 @@ pub(crate) struct Inspector {
     /// The reply's bytes to look at, at most.
     limit: usize,
     coding: Coding,
-    /// How many bytes must be there before the next look is worth its while. Doubled with each, so
-    /// that a reply in frames of one byte is not read again for each of them.
-    next_look: usize,
+    /// How many bytes had come at the last look.
+    looked: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -40,7 +39,7 @@ impl Inspector {
         fits.then_some(Inspector {
             limit,
             coding,
-            next_look: 0,
+            looked: 0,
         })
     }
 
@@ -48,13 +47,19 @@ impl Inspector {
         self.limit
     }
 
-    pub(crate) fn is_due(&self, seen: usize) -> bool {
-        seen >= self.next_look || seen > self.limit
+    /// Whether a look is worth its while after `seen` bytes. Not for each frame while there are more
+    /// at hand, or a reply in frames of one byte would be read again for each of them.
+    pub(crate) fn is_due(&self, seen: usize, more_at_hand: bool) -> bool {
+        if more_at_hand {
+            seen >= self.looked.saturating_mul(2) || seen > self.limit
+        } else {
+            seen > self.looked
+        }
     }
 
     /// Looks at `bytes`, the beginning of a reply; all of it when it has `ended`.
     pub(crate) fn look(&mut self, bytes: &[u8], ended: bool, refresh_on: &[i64]) -> Look {
-        self.next_look = bytes.len().saturating_mul(2);
+        self.looked = bytes.len();
         if bytes.len() > self.limit {
             return Look::Pass;
         }

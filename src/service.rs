@@ -78,7 +78,12 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
         match self.config.route(&parts) {
-            Route::Pass => ResponseFuture::pass(self.inner.call(Request::from_parts(parts, body))),
+            Route::Pass => {
+                // The answer to "why 41001?" is often a missing `api_origin`.
+                let (host, path) = (parts.uri.host(), parts.uri.path());
+                tracing::debug!(host, path, "sent as it is, out of the layer's scope");
+                ResponseFuture::pass(self.inner.call(Request::from_parts(parts, body)))
+            }
             Route::Answer(tokens) => {
                 let (tokens, platform) = (tokens.into_owned(), self.config.platform());
                 self.give_readiness_back();

@@ -373,6 +373,7 @@ async fn r7_a_transport_error_is_handed_on_whole_and_not_retried() {
     let error = call.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Service);
     assert_eq!(error.to_string(), "the call failed: connection reset");
+    assert!(error.get_ref().is::<io::Error>());
     let source = error.into_source().downcast::<io::Error>().unwrap();
     assert_eq!(source.kind(), io::ErrorKind::ConnectionReset);
 }
@@ -598,6 +599,25 @@ async fn a_reply_that_never_ends_is_handed_on_at_its_first_frame() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn r3_a_reply_that_stalls_with_bytes_after_its_object_is_handed_on() {
+    use http_body_util::channel::Channel;
+
+    let (mut sender, body) = Channel::<Bytes>::new(4);
+    for frame in [r#"{"type":"hello","x":[1,2,3,4,5"#, "]}\n{"] {
+        sender.send_data(Bytes::from(frame)).await.unwrap();
+    }
+    let body = Arc::new(Mutex::new(Some(body)));
+    let (tokens, _) = numbered_tokens();
+    let service = WechatAuthLayer::new(tokens).layer(service_fn(move |_: Request<Full<Bytes>>| {
+        let body = body.lock().unwrap().take().unwrap();
+        ready(Ok::<_, Infallible>(Response::new(body)))
+    }));
+    let reply = tokio::time::timeout(TWO_HOURS, service.oneshot(get(API))).await;
+    assert!(reply.expect("handed on").is_ok());
+    drop(sender);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_url_too_long_for_a_token_is_passed_on_and_is_no_panic() {
     let long = source_fn(|_| async { Ok(AccessToken::new("x".repeat(512), TWO_HOURS)) });
     let service = WechatAuthLayer::new(TokenManager::new(long)).layer(service_fn(
@@ -690,6 +710,91 @@ async fn a_gzipped_rejection_is_survived_and_the_caller_gets_gzip_as_it_came() {
     let reply = call.await.unwrap().unwrap();
     use http_body_util::BodyExt;
     assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_a_drained_rejection_gives_its_place_in_the_client_back_before_the_refresh() {
+    use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+    /// A reply that holds a place until its body is dropped.
+    struct Placed(Full<Bytes>, #[expect(dead_code)] OwnedSemaphorePermit);
+
+    impl http_body::Body for Placed {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+            std::pin::Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.0.is_end_stream()
+        }
+    }
+
+    let places = Arc::new(Semaphore::new(1));
+    let tokens_places = Arc::clone(&places);
+    let source = source_fn(move |rejected: Option<AccessToken>| {
+        let places = Arc::clone(&tokens_places);
+        async move {
+            let _place = places.acquire().await.unwrap();
+            let token = if rejected.is_some() { "new" } else { "old" };
+            Ok(AccessToken::new(token, TWO_HOURS))
+        }
+    });
+    let wechat = service_fn(move |request: Request<Full<Bytes>>| {
+        let places = Arc::clone(&places);
+        async move {
+            let place = places.acquire_owned().await.unwrap();
+            let good = token_in(&request).as_deref() == Some("new");
+            let body = Full::from(if good { OK } else { REJECTED });
+            Ok::<_, Infallible>(Response::new(Placed(body, place)))
+        }
+    });
+    let service = WechatAuthLayer::new(TokenManager::new(source)).layer(wechat);
+    let reply = service.oneshot(get(API)).await.unwrap();
+    assert!(outcome(&reply).replayed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_a_header_with_many_values_is_replayed() {
+    let (tokens, _) = numbered_tokens();
+    let service =
+        WechatAuthLayer::new(tokens).layer(service_fn(|request: Request<Full<Bytes>>| {
+            let values = request.headers().get_all("x-many").iter().count();
+            let good = token_in(&request).as_deref() == Some("token-2");
+            let body = if good {
+                values.to_string()
+            } else {
+                REJECTED.to_owned()
+            };
+            ready(Ok::<_, Infallible>(reply(body)))
+        }));
+    let mut request = get(API);
+    for _ in 0..30_000 {
+        let value = HeaderValue::from_static("v");
+        request.headers_mut().append("x-many", value);
+    }
+    assert_eq!(text(service.oneshot(request).await.unwrap()).await, "30000");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_with_a_replay_body_serves_the_source_too() {
+    // trap 16: two `Service` impls on one type would break this inference (reqwest#2395)
+    type Body = tower_wechat::ReplayBody<Full<Bytes>>;
+
+    let http = service_fn(|request: Request<Body>| {
+        let asks = request.uri().path() == "/cgi-bin/token";
+        let token = r#"{"access_token":"t","expires_in":7200}"#;
+        ready(Ok::<_, Infallible>(reply(if asks { token } else { OK })))
+    });
+    let tokens = TokenManager::new(tower_wechat::ClientCredential::new(http, "a", "s"));
+    let service = WechatAuthLayer::new(tokens).layer(http);
+    let request = Request::get(API).body(Body::from(Bytes::new())).unwrap();
+    assert_eq!(text(service.oneshot(request).await.unwrap()).await, OK);
 }
 
 #[test]

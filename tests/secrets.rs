@@ -1,4 +1,4 @@
-//! No secret in any Display, Debug, error chain, log or span (section 7 of the design).
+//! Trap 15: no secret in any Display, Debug, error chain, log or span (section 7 of the design).
 //!
 //! A file of its own: it records everything that the whole process traces.
 

@@ -27,8 +27,8 @@ const READ_AHEAD: usize = 1024;
 /// A body of any stream type, in a form that can be sent again.
 ///
 /// Make it the body type of your client where your own type is no
-/// [`RequestBody`]. What is in memory already is captured without
-/// copying; of what is still to come a copy is kept as it flows by, up to `replay_limit` bytes.
+/// [`RequestBody`]. What is in memory already is captured without copying, whatever its size; of
+/// what is still to come a copy is kept as it flows by, up to `replay_limit` bytes.
 ///
 /// A frame larger than what is left of the limit ends the copy, and with it the hope of a replay;
 /// the first sending is never held up.
@@ -104,6 +104,16 @@ where
     }
 }
 
+/// So that a client with this body serves token sources as well.
+impl<B> From<Bytes> for ReplayBody<B>
+where
+    B: Body<Data = Bytes> + From<Bytes>,
+{
+    fn from(body: Bytes) -> Self {
+        ReplayBody::new(B::from(body))
+    }
+}
+
 impl<B> RequestBody for ReplayBody<B>
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
@@ -121,10 +131,7 @@ where
             return (self, Replay::ready(ReplayBody::again(copy, None)));
         };
         let declared = usize::try_from(rest.size_hint().lower()).unwrap_or(usize::MAX);
-        if copy.bytes.saturating_add(declared) > limit {
-            self.rest = Some(rest);
-            return (self, Replay::unavailable());
-        }
+        let declared = copy.bytes.saturating_add(declared);
         // Whoever polls the body next brings a waker of its own.
         let mut cx = Context::from_waker(Waker::noop());
         loop {
@@ -135,7 +142,11 @@ where
                 Poll::Ready(Some(Ok(frame))) => {
                     copy.keep(&frame);
                     self.ahead.push_back(frame);
-                    if copy.bytes > limit {
+                    if rest.is_end_stream() {
+                        // All of it was there already, so that keeping it takes no more memory.
+                        return (self, Replay::ready(ReplayBody::again(copy, None)));
+                    }
+                    if declared.max(copy.bytes) > limit {
                         self.rest = Some(rest);
                         return (self, Replay::unavailable());
                     }
@@ -143,6 +154,10 @@ where
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.failed = Some(error);
+                    self.rest = Some(rest);
+                    return (self, Replay::unavailable());
+                }
+                Poll::Pending if declared > limit => {
                     self.rest = Some(rest);
                     return (self, Replay::unavailable());
                 }

@@ -88,27 +88,36 @@ where
     ) -> Poll<Look> {
         let mut seen: usize = self.data_ahead().map(Bytes::len).sum();
         loop {
-            match ready!(self.poll_rest(cx)) {
-                None => return Poll::Ready(self.look(inspector, true, refresh_on)),
-                Some(Err(error)) => {
+            let more_at_hand = match self.poll_rest(cx) {
+                Poll::Ready(None) => return Poll::Ready(self.look(inspector, true, refresh_on)),
+                Poll::Ready(Some(Err(error))) => {
                     self.push(Err(error));
                     return Poll::Ready(Look::Pass);
                 }
-                Some(Ok(frame)) => {
+                Poll::Ready(Some(Ok(frame))) => {
                     seen += frame.data_ref().map_or(0, Bytes::len);
                     self.push(Ok(frame));
                     // Empty frames never reach the limit, and a peer may send them without end.
                     if self.more.len() > inspector.limit() {
                         return Poll::Ready(Look::Pass);
                     }
+                    true
                 }
-            }
+                Poll::Pending => false,
+            };
             let ended = self.rest.as_ref().is_none_or(Body::is_end_stream);
-            if ended || inspector.is_due(seen) {
+            if ended {
+                // It may hold a place in the client, which the request for another token needs.
+                self.rest = None;
+            }
+            if ended || inspector.is_due(seen, more_at_hand) {
                 match self.look(inspector, ended, refresh_on) {
                     Look::More => {}
                     known => return Poll::Ready(known),
                 }
+            }
+            if !more_at_hand {
+                return Poll::Pending;
             }
         }
     }

@@ -12,10 +12,11 @@ use super::ReplayBody;
 
 /// A request body that the layer can send, and send again.
 ///
-/// Bodies that are in memory are cloned, without copying. `BoxBody`, `UnsyncBoxBody` and, with the
-/// feature `axum`, `axum::body::Body` are polled once: what is there already is captured, whatever
-/// the box holds, and what is still to come flows on while a copy is kept up to `replay_limit`
-/// bytes. For a stream type of your own make [`ReplayBody`] the body of your client.
+/// Bodies that are in memory are cloned, whatever their size: `Bytes` and `Full<Bytes>` without
+/// copying, `String` and `Vec<u8>` byte for byte. `BoxBody`, `UnsyncBoxBody` and, with the feature
+/// `axum`, `axum::body::Body` are polled once: what is there already is captured without copying,
+/// whatever the box holds, and what is still to come flows on while a copy is kept up to
+/// `replay_limit` bytes. For a stream type of your own make [`ReplayBody`] the body of your client.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -99,7 +100,7 @@ impl<B> fmt::Debug for Replay<B> {
     }
 }
 
-/// Bodies that are in memory already, and cheap to clone next to a request over a network.
+/// Bodies that are in memory already.
 macro_rules! cloned {
     ($($(#[$meta:meta])* [$($generics:tt)*] $body:ty),+ $(,)?) => {$(
         $(#[$meta])*

@@ -17,7 +17,7 @@ fn look_at(body: &[u8], cuts: &[usize], coding: Coding, limit: usize) -> Look {
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (body.len() + 1)).collect();
     cuts.sort_unstable();
     for cut in cuts {
-        if inspector.is_due(cut) {
+        if inspector.is_due(cut, true) {
             match inspector.look(&body[..cut], false, CODES) {
                 Look::More => {}
                 known => return known,
@@ -427,7 +427,7 @@ fn frames_of_one_byte_are_looked_at_a_few_times_only() {
     let mut inspector = inspector(Coding::Identity, LIMIT);
     let body = [b"{\"a\":\"", &[b'x'; LIMIT][..]].concat();
     let looks = (1..=LIMIT).filter(|seen| {
-        let due = inspector.is_due(*seen);
+        let due = inspector.is_due(*seen, true);
         if due {
             assert_eq!(inspector.look(&body[..*seen], false, CODES), Look::More);
         }

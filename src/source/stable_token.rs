@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -74,15 +74,12 @@ where
         self
     }
 
-    fn forced_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.forced_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn may_force(&self) -> bool {
         let now = Instant::now();
-        let mut forced_at = self.forced_at();
+        let mut forced_at = self
+            .forced_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if forced_at.is_some_and(|at| now < at + FORCED_REFRESHES_APART) {
             return false;
         }
@@ -135,12 +132,9 @@ where
             );
             return Ok(token);
         }
-        let forced = self.ask(true).await;
-        if forced.is_err() {
-            // Nothing came of it: the manager's next attempt may force again.
-            *self.forced_at() = None;
-        }
-        forced
+        // Not forgotten where it fails: should it have reached WeChat all the same, the next request
+        // without force brings the new token.
+        self.ask(true).await
     }
 }
 

@@ -235,7 +235,13 @@ pub(crate) fn fmt_foreign(
             return fmt::Display::fmt(error, f);
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            return fmt::Display::fmt(&error.kind(), f);
+            return match error.kind().to_string().as_str() {
+                // The standard library has no kind for names that cannot be looked up.
+                "uncategorized error" => f.write_str(
+                    "an I/O error without a kind, as of a name that cannot be looked up",
+                ),
+                kind => f.write_str(kind),
+            };
         }
         next = error.source();
     }

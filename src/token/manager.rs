@@ -34,9 +34,9 @@ const SUSPICIOUS_AGE: Duration = Duration::from_secs(600);
 ///   that calls rarely, [`keep_fresh`](TokenManager::keep_fresh) renews by a timer.
 /// - A renewal that fails leaves the old token in use until it really expires.
 /// - What a retry may cure (errcode -1, HTTP 5xx, a broken connection) is retried within
-///   `issue_timeout`; where that fails again and again, callers get the last failure for a second and
-///   then for up to ten before the next request is sent. What WeChat refuses (a wrong secret, a
-///   foreign address, no quota) is remembered for 30 s.
+///   `issue_timeout`. Where request after request fails, whatever the reason, callers get the last
+///   failure for a second, and later for up to ten, before the next is sent. What WeChat refuses (a
+///   wrong secret, a foreign address, no quota) is remembered for 30 s.
 /// - [`refresh`](TokenManager::refresh) compares before it refreshes, and a budget bounds it.
 ///
 /// Times are read from [`tokio::time`], so that tests can pause and move them. Asking for a token
@@ -151,7 +151,7 @@ impl TokenManager {
     /// # Errors
     ///
     /// Says why no token could be had. The next call asks anew, but for what WeChat refused within
-    /// the last 30 s, and for a pause of at most 10 s in an outage.
+    /// the last 30 s, and for pauses of at most 10 s after several failures in a row.
     ///
     /// # Cancel safety
     ///
@@ -528,7 +528,7 @@ impl State {
         self.renewals_rest_until = now + pause;
         let hold = if error.is_refusal() {
             REFUSAL_MEMORY
-        } else if error.is_transient() && self.failures > 1 {
+        } else if self.failures > 1 {
             // After one failure the next caller may try at once. An outage is another matter: with
             // callers one after the other it would cost a quota of requests in ten minutes.
             flight::backoff(
