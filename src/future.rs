@@ -337,12 +337,12 @@ impl<S, B> Call<S, B> {
     fn not_replayed(&mut self, why: NotReplayed) {
         let path = self.head.uri.path();
         let warnings = &self.config.warnings;
-        let handed_on = format_args!("the rejection is handed on: {why}");
+        let handed_on = format!("the rejection is handed on: {why}");
         match &why {
             // The manager has warned already, once for all calls.
             NotReplayed::NoToken(_) => tracing::debug!(path, "{handed_on}"),
-            NotReplayed::SameToken => warnings.same_token.tell(path, handed_on),
-            NotReplayed::BodyNotKept => warnings.body_not_kept.tell(path, handed_on),
+            NotReplayed::SameToken => warnings.same_token.tell(path, &handed_on),
+            NotReplayed::BodyNotKept => warnings.body_not_kept.tell(path, &handed_on),
         }
         self.outcome.set_not_replayed(why);
     }
@@ -355,7 +355,7 @@ impl<S, B> Call<S, B> {
         );
         self.config.warnings.rejected_again.tell(
             self.head.uri.path(),
-            format_args!("the new access_token was rejected as well"),
+            "the new access_token was rejected as well",
         );
         self.outcome.set_rejected_again();
     }

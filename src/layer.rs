@@ -97,7 +97,7 @@ pub(crate) struct Seldom {
 }
 
 impl Seldom {
-    pub(crate) fn tell(&self, path: &str, message: fmt::Arguments<'_>) {
+    pub(crate) fn tell(&self, path: &str, message: &str) {
         if self.is_due() {
             tracing::warn!(path, "{message}");
         } else {
