@@ -16,8 +16,8 @@ use serde_json::json;
 use tower_service::Service;
 
 use crate::body::{Replay, ReplyBody, RequestBody};
+use crate::config::Config;
 use crate::error::Error;
-use crate::layer::Config;
 use crate::outcome::{AuthOutcome, NotReplayed, Rejection};
 use crate::platform::Platform;
 use crate::reply::{Coding, Inspector, Look};
@@ -278,7 +278,7 @@ impl<S, B> Call<S, B> {
     /// `None` where the reply cannot be a rejection, or cannot be read.
     fn inspector<R: Body + Unpin>(&self, reply: &Response<ReplyBody<R>>) -> Option<Inspector> {
         let Some(coding) = Coding::of(reply.headers()) else {
-            self.config.warn_of_coding();
+            self.config.warnings.of_coding();
             return None;
         };
         let hint = reply.body().size_hint();

@@ -1,17 +1,13 @@
-//! The layer, and what it is set up with.
+//! The layer.
 
-use std::borrow::Cow;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use http::request::Parts;
-use tokio::time::Instant;
 use tower_layer::Layer;
 
+use crate::config::{Accounts, Config};
 use crate::platform::Platform;
-use crate::request::{Scope, SkipAuth, Target};
 use crate::service::WechatAuth;
 use crate::token::TokenManager;
 
@@ -59,74 +55,6 @@ use crate::token::TokenManager;
 #[derive(Clone)]
 pub struct WechatAuthLayer {
     config: Config,
-}
-
-/// What a service needs to know; shared by its clones.
-#[derive(Clone)]
-pub(crate) struct Config {
-    accounts: Accounts,
-    scope: Scope,
-    refresh_on: Option<Vec<i64>>,
-    pub(crate) replay_limit: usize,
-    pub(crate) inspect_limit: usize,
-    answer_token_requests: bool,
-    pub(crate) warnings: Arc<Warnings>,
-}
-
-#[derive(Clone)]
-enum Accounts {
-    One(TokenManager),
-    Selected(Arc<Select>),
-}
-
-type Select = dyn Fn(&Parts) -> Option<TokenManager> + Send + Sync;
-
-/// What has been warned of: one bad day must not fill a disk with the same line.
-#[derive(Default)]
-pub(crate) struct Warnings {
-    coding: AtomicBool,
-    pub(crate) same_token: Seldom,
-    pub(crate) body_not_kept: Seldom,
-    pub(crate) rejected_again: Seldom,
-}
-
-/// A warning given once a minute at most; in between it is for those who debug.
-#[derive(Default)]
-pub(crate) struct Seldom {
-    warned_at: Mutex<Option<Instant>>,
-}
-
-impl Seldom {
-    pub(crate) fn tell(&self, path: &str, message: &str) {
-        if self.is_due() {
-            tracing::warn!(path, "{message}");
-        } else {
-            tracing::debug!(path, "{message}");
-        }
-    }
-
-    fn is_due(&self) -> bool {
-        let now = Instant::now();
-        let mut warned_at = self
-            .warned_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let due = warned_at.is_none_or(|at| now >= at + Duration::from_secs(60));
-        if due {
-            *warned_at = Some(now);
-        }
-        due
-    }
-}
-
-/// What becomes of a request.
-pub(crate) enum Route<'a> {
-    /// It is sent as it is.
-    Pass,
-    /// It gets a token of this manager's.
-    Authorize(Cow<'a, TokenManager>),
-    /// It asks for a token and is answered with one of this manager's.
-    Answer(Cow<'a, TokenManager>),
 }
 
 impl WechatAuthLayer {
@@ -187,15 +115,7 @@ impl WechatAuthLayer {
 
     fn with(accounts: Accounts) -> Self {
         WechatAuthLayer {
-            config: Config {
-                accounts,
-                scope: Scope::default(),
-                refresh_on: None,
-                replay_limit: 16 * 1024 * 1024,
-                inspect_limit: 4 * 1024,
-                answer_token_requests: false,
-                warnings: Arc::default(),
-            },
+            config: Config::new(accounts),
         }
     }
 
@@ -210,7 +130,7 @@ impl WechatAuthLayer {
     ///
     /// The platform's own hosts get it over https only. The paths that take another token (`/sns/*` and
     /// the like) are known at the root of an origin: behind a proxy that puts a path before them, send
-    /// such requests with [`SkipAuth`].
+    /// such requests with [`SkipAuth`](crate::SkipAuth).
     ///
     /// # Panics
     ///
@@ -264,67 +184,10 @@ impl<S> Layer<S> for WechatAuthLayer {
     }
 }
 
-impl Config {
-    pub(crate) fn route(&self, request: &Parts) -> Route<'_> {
-        let target = self.scope.target(&request.uri);
-        if target == Target::Elsewhere
-            || (target == Target::Token && !self.answer_token_requests)
-            || request.extensions.get::<SkipAuth>().is_some()
-        {
-            return Route::Pass;
-        }
-        let tokens = match &self.accounts {
-            Accounts::One(tokens) => Cow::Borrowed(tokens),
-            Accounts::Selected(select) => match select(request) {
-                Some(tokens) => Cow::Owned(tokens),
-                None => return Route::Pass,
-            },
-        };
-        if target == Target::Token {
-            Route::Answer(tokens)
-        } else {
-            Route::Authorize(tokens)
-        }
-    }
-
-    pub(crate) fn platform(&self) -> Platform {
-        self.scope.platform()
-    }
-
-    pub(crate) fn refresh_on(&self) -> &[i64] {
-        match &self.refresh_on {
-            Some(errcodes) => errcodes,
-            None => self.platform().refresh_codes(),
-        }
-    }
-
-    pub(crate) fn warn_of_coding(&self) {
-        if !self.warnings.coding.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                "replies come in a content-encoding that is not looked into, so a rejected token \
-                 would go unnoticed: turn on the feature `decompression`, or decompress inside \
-                 this layer"
-            );
-        }
-    }
-}
-
 impl fmt::Debug for WechatAuthLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WechatAuthLayer")
             .field("config", &self.config)
             .finish()
-    }
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
-            .field("scope", &self.scope)
-            .field("replay_limit", &self.replay_limit)
-            .field("inspect_limit", &self.inspect_limit)
-            .field("refresh_on", &self.refresh_on())
-            .field("answer_token_requests", &self.answer_token_requests)
-            .finish_non_exhaustive()
     }
 }

@@ -91,6 +91,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
+mod config;
 mod error;
 mod future;
 mod layer;
@@ -101,6 +102,7 @@ mod request;
 mod service;
 mod source;
 mod token;
+mod warnings;
 
 #[cfg(feature = "mock")]
 pub mod mock;

@@ -11,9 +11,9 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::body::{ReplyBody, RequestBody};
+use crate::config::{Config, Route};
 use crate::error::Error;
 use crate::future::ResponseFuture;
-use crate::layer::{Config, Route};
 use crate::token::BoxError;
 
 /// A WeChat client whose token never dies; made by [`WechatAuthLayer`](crate::WechatAuthLayer).
@@ -85,12 +85,11 @@ where
                 ResponseFuture::pass(self.inner.call(Request::from_parts(parts, body)))
             }
             Route::Answer(tokens) => {
-                let (tokens, platform) = (tokens.into_owned(), self.config.platform());
+                let platform = self.config.platform();
                 self.give_readiness_back();
                 ResponseFuture::answer(tokens, platform)
             }
             Route::Authorize(tokens) => {
-                let tokens = tokens.into_owned();
                 let token = tokens.ready_token();
                 if token.is_none() {
                     self.give_readiness_back();

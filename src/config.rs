@@ -1,0 +1,101 @@
+//! What a layer is set up with, and what it does with a request by that.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use crate::platform::Platform;
+use crate::request::{Scope, SkipAuth, Target};
+use crate::token::TokenManager;
+use crate::warnings::Warnings;
+
+/// What a service needs to know; shared by its clones.
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) accounts: Accounts,
+    pub(crate) scope: Scope,
+    /// Those of the platform, where there are none.
+    pub(crate) refresh_on: Option<Vec<i64>>,
+    pub(crate) replay_limit: usize,
+    pub(crate) inspect_limit: usize,
+    pub(crate) answer_token_requests: bool,
+    pub(crate) warnings: Arc<Warnings>,
+}
+
+#[derive(Clone)]
+pub(crate) enum Accounts {
+    One(TokenManager),
+    Selected(Arc<Select>),
+}
+
+pub(crate) type Select = dyn Fn(&Parts) -> Option<TokenManager> + Send + Sync;
+
+/// What becomes of a request.
+pub(crate) enum Route {
+    /// It is sent as it is.
+    Pass,
+    /// It gets a token of this manager's.
+    Authorize(TokenManager),
+    /// It asks for a token and is answered with one of this manager's.
+    Answer(TokenManager),
+}
+
+impl Config {
+    pub(crate) fn new(accounts: Accounts) -> Self {
+        Config {
+            accounts,
+            scope: Scope::default(),
+            refresh_on: None,
+            replay_limit: 16 * 1024 * 1024,
+            inspect_limit: 4 * 1024,
+            answer_token_requests: false,
+            warnings: Arc::default(),
+        }
+    }
+
+    pub(crate) fn route(&self, request: &Parts) -> Route {
+        let target = self.scope.target(&request.uri);
+        if target == Target::Elsewhere
+            || (target == Target::Token && !self.answer_token_requests)
+            || request.extensions.get::<SkipAuth>().is_some()
+        {
+            return Route::Pass;
+        }
+        let tokens = match &self.accounts {
+            Accounts::One(tokens) => tokens.clone(),
+            Accounts::Selected(select) => match select(request) {
+                Some(tokens) => tokens,
+                None => return Route::Pass,
+            },
+        };
+        if target == Target::Token {
+            Route::Answer(tokens)
+        } else {
+            Route::Authorize(tokens)
+        }
+    }
+
+    pub(crate) fn platform(&self) -> Platform {
+        self.scope.platform()
+    }
+
+    pub(crate) fn refresh_on(&self) -> &[i64] {
+        match &self.refresh_on {
+            Some(errcodes) => errcodes,
+            None => self.platform().refresh_codes(),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("scope", &self.scope)
+            .field("replay_limit", &self.replay_limit)
+            .field("inspect_limit", &self.inspect_limit)
+            .field("refresh_on", &self.refresh_on())
+            .field("answer_token_requests", &self.answer_token_requests)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,57 @@
+//! Warnings that come once and not with every call.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What has been warned of: one bad day must not fill a disk with the same line.
+#[derive(Default)]
+pub(crate) struct Warnings {
+    coding: AtomicBool,
+    pub(crate) same_token: Seldom,
+    pub(crate) body_not_kept: Seldom,
+    pub(crate) rejected_again: Seldom,
+}
+
+impl Warnings {
+    pub(crate) fn of_coding(&self) {
+        if !self.coding.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "replies come in a content-encoding that is not looked into, so a rejected token \
+                 would go unnoticed: turn on the feature `decompression`, or decompress inside \
+                 this layer"
+            );
+        }
+    }
+}
+
+/// A warning given once a minute at most; in between it is for those who debug.
+#[derive(Default)]
+pub(crate) struct Seldom {
+    warned_at: Mutex<Option<Instant>>,
+}
+
+impl Seldom {
+    pub(crate) fn tell(&self, path: &str, message: &str) {
+        if self.is_due() {
+            tracing::warn!(path, "{message}");
+        } else {
+            tracing::debug!(path, "{message}");
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let mut warned_at = self
+            .warned_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let due = warned_at.is_none_or(|at| now >= at + Duration::from_secs(60));
+        if due {
+            *warned_at = Some(now);
+        }
+        due
+    }
+}

@@ -1,0 +1,87 @@
+//! What a pager gets to read: each trouble is told in a warning, and not once for every call.
+//!
+//! A file of its own: it records what the whole process traces.
+
+mod support;
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{Request, Response};
+use http_body_util::Full;
+use support::*;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_wechat::WechatAuthLayer;
+
+#[derive(Clone, Default)]
+struct Recorded(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Recorded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Recorded {
+    /// The lines since the last time.
+    fn take(&self) -> Vec<String> {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        let text = String::from_utf8(bytes).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_trouble_is_one_warning_however_many_calls_it_befalls() {
+    let recorded = Recorded::default();
+    let writer = recorded.clone();
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(move || writer.clone())
+        .init();
+
+    // Every token is rejected: somebody else refreshes, the new one is dead too, the budget is used up.
+    let (tokens, _) = numbered_tokens();
+    let service = WechatAuthLayer::new(tokens).layer(service_fn(|_: Request<Full<Bytes>>| {
+        ready(Ok::<_, Infallible>(reply(REJECTED)))
+    }));
+    join_all((0..1000).map(|_| service.clone().oneshot(get(API)))).await;
+    for _ in 0..100 {
+        service.clone().oneshot(get(API)).await.unwrap();
+    }
+    let warnings = recorded.take();
+    assert_eq!(warnings.len(), 3, "{warnings:#?}");
+    for what in [
+        "something else refreshes",
+        "rejected as well",
+        "budget is used up",
+    ] {
+        let told = warnings.iter().filter(|line| line.contains(what));
+        assert_eq!(told.count(), 1, "{what}: {warnings:#?}");
+    }
+
+    // R3: replies that cannot be read.
+    let (tokens, _) = numbered_tokens();
+    let service = WechatAuthLayer::new(tokens).layer(service_fn(|_: Request<Full<Bytes>>| {
+        let reply = Response::builder().header("content-encoding", "zstd");
+        ready(Ok::<_, Infallible>(
+            reply.body(Full::new(Bytes::from("?"))).unwrap(),
+        ))
+    }));
+    for _ in 0..100 {
+        service.clone().oneshot(get(API)).await.unwrap();
+    }
+    let warnings = recorded.take();
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    assert!(warnings[0].contains("content-encoding"), "{warnings:#?}");
+}
