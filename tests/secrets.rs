@@ -7,8 +7,7 @@ mod support;
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::fmt;
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,24 +25,9 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 const SECRET: &str = "S3CRETs3cretS3CRETs3cret";
 
-#[derive(Clone, Default)]
-struct Recorded(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Recorded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Everything traced in this process, at TRACE.
 fn recorded() -> String {
-    let recorded = record().0.lock().unwrap().clone();
-    String::from_utf8(recorded).unwrap()
+    record().text()
 }
 
 fn record() -> &'static Recorded {

@@ -6,8 +6,6 @@ mod support;
 
 use std::convert::Infallible;
 use std::future::ready;
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -17,27 +15,8 @@ use support::*;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_wechat::WechatAuthLayer;
 
-#[derive(Clone, Default)]
-struct Recorded(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Recorded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Recorded {
-    /// The lines since the last time.
-    fn take(&self) -> Vec<String> {
-        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
-        let text = String::from_utf8(bytes).unwrap();
-        text.lines().map(str::to_owned).collect()
-    }
+fn lines(text: String) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -59,7 +38,7 @@ async fn each_trouble_is_one_warning_however_many_calls_it_befalls() {
     for _ in 0..100 {
         service.clone().oneshot(get(API)).await.unwrap();
     }
-    let warnings = recorded.take();
+    let warnings = lines(recorded.take());
     assert_eq!(warnings.len(), 3, "{warnings:#?}");
     for what in [
         "something else refreshes",
@@ -81,7 +60,7 @@ async fn each_trouble_is_one_warning_however_many_calls_it_befalls() {
     for _ in 0..100 {
         service.clone().oneshot(get(API)).await.unwrap();
     }
-    let warnings = recorded.take();
+    let warnings = lines(recorded.take());
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
     assert!(warnings[0].contains("content-encoding"), "{warnings:#?}");
 }

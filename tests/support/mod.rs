@@ -5,8 +5,9 @@
     reason = "each test file uses a part of it"
 )]
 
-use std::sync::Arc;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,4 +82,32 @@ pub fn token_in<B>(request: &Request<B>) -> Option<String> {
     let query = request.uri().query()?;
     let mut parameters = query.split('&');
     parameters.find_map(|p| p.strip_prefix("access_token=").map(str::to_owned))
+}
+
+/// What was traced, as a writer for `tracing_subscriber::fmt`.
+#[derive(Clone, Default)]
+pub struct Recorded(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Recorded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Recorded {
+    /// All of it.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// What came since the last time.
+    pub fn take(&self) -> String {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        String::from_utf8(bytes).unwrap()
+    }
 }
