@@ -42,7 +42,8 @@ impl Seldom {
         }
     }
 
-    fn is_due(&self) -> bool {
+    /// Whether it is time for the warning; counts it as given.
+    pub(crate) fn is_due(&self) -> bool {
         let now = Instant::now();
         let mut warned_at = self
             .warned_at

@@ -127,49 +127,44 @@ where
         for frame in &self.ahead {
             copy.keep(frame);
         }
-        let Some(mut rest) = self.rest.take() else {
+        let Some(rest) = &mut self.rest else {
             return (self, Replay::ready(ReplayBody::again(copy, None)));
         };
         let declared = usize::try_from(rest.size_hint().lower()).unwrap_or(usize::MAX);
         let declared = copy.bytes.saturating_add(declared);
         // Whoever polls the body next brings a waker of its own.
         let mut cx = Context::from_waker(Waker::noop());
-        loop {
-            let streams = match Pin::new(&mut rest).poll_frame(&mut cx) {
-                Poll::Ready(None) => {
-                    return (self, Replay::ready(ReplayBody::again(copy, None)));
-                }
+        let in_memory = loop {
+            match Pin::new(&mut *rest).poll_frame(&mut cx) {
+                Poll::Ready(None) => break true,
                 Poll::Ready(Some(Ok(frame))) => {
                     copy.keep(&frame);
                     self.ahead.push_back(frame);
+                    // All of it was there already, so that keeping it takes no more memory.
                     if rest.is_end_stream() {
-                        // All of it was there already, so that keeping it takes no more memory.
-                        return (self, Replay::ready(ReplayBody::again(copy, None)));
+                        break true;
                     }
-                    if declared.max(copy.bytes) > limit {
-                        self.rest = Some(rest);
-                        return (self, Replay::unavailable());
+                    if declared.max(copy.bytes) > limit || self.ahead.len() >= READ_AHEAD {
+                        break false;
                     }
-                    self.ahead.len() >= READ_AHEAD
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.failed = Some(error);
-                    self.rest = Some(rest);
                     return (self, Replay::unavailable());
                 }
-                Poll::Pending if declared > limit => {
-                    self.rest = Some(rest);
-                    return (self, Replay::unavailable());
-                }
-                Poll::Pending => true,
-            };
-            if streams {
-                let tee = Arc::new(Tee::new(limit, copy));
-                self.rest = Some(rest);
-                self.tee = Some(Arc::clone(&tee));
-                return (self, Replay::later(tee.into_body()));
+                Poll::Pending => break false,
             }
+        };
+        if in_memory {
+            self.rest = None;
+            return (self, Replay::ready(ReplayBody::again(copy, None)));
         }
+        if declared.max(copy.bytes) > limit {
+            return (self, Replay::unavailable());
+        }
+        let tee = Arc::new(Tee::new(limit, copy));
+        self.tee = Some(Arc::clone(&tee));
+        (self, Replay::later(tee.into_body()))
     }
 }
 

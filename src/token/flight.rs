@@ -45,8 +45,9 @@ pub(super) async fn issue(
     const ATTEMPTS: u32 = 4;
 
     let deadline = Instant::now() + timeout;
-    let mut failed: Option<TokenError> = None;
-    for attempt in 1..=ATTEMPTS {
+    let mut failed = None;
+    let mut attempt = 1;
+    loop {
         let attempted = catch_panic(|| source.issue(rejected));
         let error = match timeout_at(deadline, attempted).await {
             Err(_) => return Err(failed.unwrap_or(TokenError::Timeout { after: timeout })),
@@ -54,16 +55,15 @@ pub(super) async fn issue(
             Ok(Err(error)) => error,
         };
         let pause = backoff(Duration::from_millis(200), attempt, Duration::from_secs(2));
-        if !error.is_transient() || Instant::now() + pause >= deadline {
+        let in_time = Instant::now() + pause < deadline;
+        if !error.is_transient() || attempt == ATTEMPTS || !in_time {
             return Err(error);
         }
         tracing::debug!(%error, attempt, "the token request failed and is sent again");
         failed = Some(error);
-        if attempt < ATTEMPTS {
-            sleep(pause).await;
-        }
+        sleep(pause).await;
+        attempt += 1;
     }
-    Err(failed.unwrap_or(TokenError::Timeout { after: timeout }))
 }
 
 /// `first` doubled with every failure up to `longest`, and less up to a half of it by chance, so

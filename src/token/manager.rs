@@ -11,6 +11,7 @@ use super::budget::Budget;
 use super::flight::{self, Flight, Outcome};
 use super::source::ErasedSource;
 use super::{AccessToken, KeepFresh, TokenError, TokenSource};
+use crate::warnings::Seldom;
 
 /// Longer limits than this are cut, so that adding them to an instant cannot overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -90,6 +91,7 @@ struct Shared {
     state: Mutex<State>,
     /// Told whenever a flight ends, for the timers of `keep_fresh`.
     landed: Notify,
+    rival_warning: Seldom,
 }
 
 struct Cached {
@@ -107,7 +109,6 @@ struct State {
     renewals_rest_until: Instant,
     budget: Budget,
     budget_warned: bool,
-    suspicion_warned: Option<Instant>,
 }
 
 /// Why a token is wanted.
@@ -330,9 +331,9 @@ impl TokenManagerBuilder {
                     renewals_rest_until: Instant::now(),
                     budget: self.budget,
                     budget_warned: false,
-                    suspicion_warned: None,
                 }),
                 landed: Notify::new(),
+                rival_warning: Seldom::default(),
             }),
         }
     }
@@ -385,8 +386,8 @@ impl Shared {
             Want::Instead(rejected) => Some(rejected),
             Want::Any | Want::Renewal => None,
         };
-        let mut suspicion = None;
-        if let (Some(rejected), Some(_)) = (rejected, live) {
+        let rejected_live = rejected.filter(|_| live.is_some());
+        if rejected_live.is_some() {
             if !state.budget.take(now) {
                 let warned = std::mem::replace(&mut state.budget_warned, true);
                 drop(state);
@@ -396,12 +397,11 @@ impl Shared {
                 return Next::Give(TokenError::OverBudget);
             }
             state.budget_warned = false;
-            suspicion = state.suspicion(rejected, now);
         }
         let (flight, pilot) = self.take_off(&mut state, rejected.cloned());
         drop(state);
-        if let Some(age) = suspicion {
-            warn_of_a_rival(age);
+        if let Some(rejected) = rejected_live {
+            self.suspect_a_rival(rejected);
         }
         tracing::debug!(rejected = rejected.is_some(), "asking for an access_token");
         runtime.spawn(pilot.fly(flight.rejected.clone()));
@@ -428,6 +428,18 @@ impl Shared {
             landing,
         };
         (flight, pilot)
+    }
+
+    /// Tells when a token was rejected too soon after its issue.
+    fn suspect_a_rival(&self, rejected: &AccessToken) {
+        let age = rejected.age();
+        if age < SUSPICIOUS_AGE && self.rival_warning.is_due() {
+            tracing::warn!(
+                age_seconds = age.as_secs(),
+                "an access_token was rejected soon after it was issued: something else refreshes \
+                 this account's token"
+            );
+        }
     }
 
     fn store(&self, token: AccessToken, now: Instant) {
@@ -542,19 +554,6 @@ impl State {
         self.held_back = Some((error.clone(), now + hold));
         self.renewals_rest_until = self.renewals_rest_until.max(now + hold);
     }
-
-    /// The age of a token that was rejected too soon, unless that was told within the last minute.
-    fn suspicion(&mut self, rejected: &AccessToken, now: Instant) -> Option<Duration> {
-        let told = self
-            .suspicion_warned
-            .is_some_and(|at| now < at + Duration::from_secs(60));
-        let age = rejected.age();
-        if told || age >= SUSPICIOUS_AGE {
-            return None;
-        }
-        self.suspicion_warned = Some(now);
-        Some(age)
-    }
 }
 
 fn warn_of_the_budget() {
@@ -562,14 +561,6 @@ fn warn_of_the_budget() {
         "tokens are rejected again and again, and the refresh budget is used up: replies with the \
          rejection are handed on. Something else may be refreshing this account, or requests may \
          hold an `access_token` of their own in their body"
-    );
-}
-
-fn warn_of_a_rival(age: Duration) {
-    tracing::warn!(
-        age_seconds = age.as_secs(),
-        "an access_token was rejected soon after it was issued: something else refreshes this \
-         account's token"
     );
 }
 
