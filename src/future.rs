@@ -7,17 +7,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use http::request::Parts;
-use http::{Extensions, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{Extensions, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use pin_project::pin_project;
-use serde_json::json;
 use tower_service::Service;
 
 use crate::body::{Replay, ReplyBody, RequestBody};
 use crate::config::Config;
 use crate::error::Error;
+use crate::made_reply;
 use crate::outcome::{AuthOutcome, NotReplayed, Rejection};
 use crate::platform::Platform;
 use crate::reply::{Coding, Inspector, Look};
@@ -179,7 +179,7 @@ where
             let next = match this.step.as_mut().project() {
                 StepProj::Answer(token, platform) => {
                     let token = ready!(token.as_mut().poll(cx));
-                    return Poll::Ready(made_reply(token, *platform));
+                    return Poll::Ready(made_reply::token(token, *platform));
                 }
                 StepProj::Token(token) => {
                     let token = ready!(token.as_mut().poll(cx)).map_err(Error::token)?;
@@ -394,37 +394,6 @@ impl Head {
         *request.extensions_mut() = self.extensions.clone();
         request
     }
-}
-
-/// A token in the form in which WeChat gives it.
-fn made_reply<R: Body>(
-    token: Result<AccessToken, TokenError>,
-    platform: Platform,
-) -> Result<Response<ReplyBody<R>>, Error> {
-    let mut fields = match token {
-        Ok(token) => json!({
-            "access_token": token.secret(),
-            "expires_in": token.expires_in().as_secs(),
-        }),
-        Err(TokenError::Api { errcode, errmsg }) => {
-            json!({ "errcode": errcode, "errmsg": errmsg })
-        }
-        Err(error) => return Err(Error::token(error)),
-    };
-    if platform == Platform::WeCom && fields.get("errcode").is_none() {
-        fields["errcode"] = 0.into();
-        fields["errmsg"] = "ok".into();
-    }
-    let body = Bytes::from(fields.to_string());
-    let mut reply = Response::new(ReplyBody::made(body));
-    reply.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    reply
-        .extensions_mut()
-        .insert(AuthOutcome::made_by_the_layer());
-    Ok(reply)
 }
 
 impl<S, B, R> fmt::Debug for ResponseFuture<S, B, R>

@@ -54,7 +54,7 @@ use crate::token::TokenManager;
 /// The token source gets the client without this layer.
 #[derive(Clone)]
 pub struct WechatAuthLayer {
-    config: Config,
+    config: Arc<Config>,
 }
 
 impl WechatAuthLayer {
@@ -115,14 +115,19 @@ impl WechatAuthLayer {
 
     fn with(accounts: Accounts) -> Self {
         WechatAuthLayer {
-            config: Config::new(accounts),
+            config: Arc::new(Config::new(accounts)),
         }
+    }
+
+    /// A copy of its own, where services that are made already share it.
+    fn config(&mut self) -> &mut Config {
+        Arc::make_mut(&mut self.config)
     }
 
     /// The platform: its hosts get the token, its errcodes mean a refresh. Default: official
     /// accounts and mini programs.
     pub fn platform(mut self, platform: Platform) -> Self {
-        self.config.scope.set_platform(platform);
+        self.config().scope.set_platform(platform);
         self
     }
 
@@ -136,7 +141,7 @@ impl WechatAuthLayer {
     ///
     /// When `origin` is not `http://` or `https://`, a host and maybe a port, and nothing more.
     pub fn api_origin(mut self, origin: impl AsRef<str>) -> Self {
-        self.config.scope.add_origin(origin.as_ref());
+        self.config().scope.add_origin(origin.as_ref());
         self
     }
 
@@ -145,7 +150,7 @@ impl WechatAuthLayer {
     /// The largest upload that WeChat takes is 10 MB. Bodies that are in memory already (`Full`,
     /// `String`, `Bytes`, and a box around one of them) are replayed whatever their size.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
-        self.config.replay_limit = bytes;
+        self.config().replay_limit = bytes;
         self
     }
 
@@ -154,7 +159,7 @@ impl WechatAuthLayer {
     /// WeChat's errors are about 220 bytes. A reply that is larger, or that does not begin as a
     /// JSON object does, is handed on at its first frame.
     pub fn inspect_limit(mut self, bytes: usize) -> Self {
-        self.config.inspect_limit = bytes;
+        self.config().inspect_limit = bytes;
         self
     }
 
@@ -162,7 +167,7 @@ impl WechatAuthLayer {
     ///
     /// Only those belong here that WeChat gives before it acts on a call, as the call is repeated.
     pub fn refresh_on(mut self, errcodes: impl IntoIterator<Item = i64>) -> Self {
-        self.config.refresh_on = Some(errcodes.into_iter().collect());
+        self.config().refresh_on = Some(errcodes.into_iter().collect());
         self
     }
 
@@ -171,7 +176,7 @@ impl WechatAuthLayer {
     /// For an SDK that fetches tokens by itself through the wrapped client: its second token would
     /// void the first. With this it is handed the one that the layer uses.
     pub fn answer_token_requests(mut self, answer: bool) -> Self {
-        self.config.answer_token_requests = answer;
+        self.config().answer_token_requests = answer;
         self
     }
 }
@@ -180,7 +185,7 @@ impl<S> Layer<S> for WechatAuthLayer {
     type Service = WechatAuth<S>;
 
     fn layer(&self, inner: S) -> WechatAuth<S> {
-        WechatAuth::new(inner, Arc::new(self.config.clone()))
+        WechatAuth::new(inner, Arc::clone(&self.config))
     }
 }
 

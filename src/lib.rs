@@ -85,6 +85,9 @@
 //! - `decompression`: replies in gzip, deflate or brotli are looked into as well; the caller gets them
 //!   as they came. Without it they pass, and a warning says so once.
 //! - `mock`: `mock::MockWechat`, for tests.
+//! - `reqwest`, `reqwest-0-12`: clients of reqwest 0.13 and 0.12, and SDKs built on them; see the modules
+//!   `reqwest` and `reqwest_0_12`.
+//! - `reqwest-middleware`: [`WechatAuthLayer`] as a middleware of `reqwest-middleware`'s.
 //!
 //! A Tokio runtime with its timer is needed.
 
@@ -95,6 +98,7 @@ mod config;
 mod error;
 mod future;
 mod layer;
+mod made_reply;
 mod outcome;
 mod platform;
 mod reply;
@@ -107,6 +111,15 @@ mod warnings;
 #[cfg(feature = "mock")]
 pub mod mock;
 
+// Both are made of the same files, which take what they need of reqwest from the module they are in.
+#[cfg(feature = "reqwest")]
+#[path = "reqwest/v0_13.rs"]
+pub mod reqwest;
+#[cfg(feature = "reqwest-0-12")]
+#[allow(clippy::duplicate_mod, reason = "one source for two versions")]
+#[path = "reqwest/v0_12.rs"]
+pub mod reqwest_0_12;
+
 pub use self::body::{Replay, ReplayBody, ReplyBody, RequestBody};
 pub use self::error::{Error, ErrorKind};
 pub use self::future::ResponseFuture;
@@ -115,7 +128,9 @@ pub use self::outcome::{AuthOutcome, NotReplayed};
 pub use self::platform::Platform;
 pub use self::request::SkipAuth;
 pub use self::service::WechatAuth;
-pub use self::source::{ClientCredential, StableToken, WeComCredential};
+pub use self::source::{
+    ClientCredential, IncomingReply, OutgoingRequest, StableToken, WeComCredential,
+};
 pub use self::token::{
     AccessToken, ClientError, KeepFresh, SourceFn, TokenError, TokenManager, TokenManagerBuilder,
     TokenSource, source_fn,

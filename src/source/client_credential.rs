@@ -1,11 +1,9 @@
 use std::fmt;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
 use tower_service::Service;
 use zeroize::Zeroizing;
 
+use super::client::{IncomingReply, OutgoingRequest};
 use super::exchange::Endpoint;
 use super::secret::Secret;
 use crate::platform::Platform;
@@ -36,16 +34,15 @@ use crate::token::{AccessToken, BoxError, TokenError, TokenSource, query_value};
 /// );
 /// # drop(tokens);
 /// ```
-#[derive(Clone)]
-pub struct ClientCredential<S, B> {
-    endpoint: Endpoint<S, B>,
+pub struct ClientCredential<S, Q> {
+    endpoint: Endpoint<S, Q>,
     appid: String,
     secret: Secret,
 }
 
-impl<S, B> ClientCredential<S, B>
+impl<S, Q> ClientCredential<S, Q>
 where
-    S: Service<Request<B>>,
+    S: Service<Q>,
 {
     /// The source for one account.
     pub fn new(http: S, appid: impl Into<String>, secret: impl Into<String>) -> Self {
@@ -67,15 +64,13 @@ where
     }
 }
 
-impl<S, B, R> TokenSource for ClientCredential<S, B>
+impl<S, Q> TokenSource for ClientCredential<S, Q>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
-    S::Future: Send,
+    S: Service<Q> + Clone + Send + Sync + 'static,
+    S::Response: IncomingReply,
     S::Error: Into<BoxError> + 'static,
-    B: From<Bytes> + Send + 'static,
-    R: Body + Send,
-    R::Data: Send,
-    R::Error: Into<BoxError> + 'static,
+    S::Future: Send,
+    Q: OutgoingRequest + 'static,
 {
     async fn issue(&self, _rejected: Option<&AccessToken>) -> Result<AccessToken, TokenError> {
         let path_and_query = Zeroizing::new(format!(
@@ -87,7 +82,21 @@ where
     }
 }
 
-impl<S, B> fmt::Debug for ClientCredential<S, B> {
+/// Whatever the request type is: it is not held.
+impl<S, Q> Clone for ClientCredential<S, Q>
+where
+    S: Clone,
+{
+    fn clone(&self) -> Self {
+        ClientCredential {
+            endpoint: self.endpoint.clone(),
+            appid: self.appid.clone(),
+            secret: self.secret.clone(),
+        }
+    }
+}
+
+impl<S, Q> fmt::Debug for ClientCredential<S, Q> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientCredential")
             .field("base_url", &self.endpoint.base_url())

@@ -5,13 +5,13 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body::Body;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 use tower_service::Service;
 use zeroize::Zeroizing;
 
+use super::client::{IncomingReply, OutgoingRequest};
 use super::secret::Secret;
 use crate::reply::{errcode_of, lenient};
 use crate::token::{AccessToken, BoxError, TokenError};
@@ -23,18 +23,18 @@ const LARGEST_REPLY: usize = 64 * 1024;
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Whom to ask, and by which client.
-pub(super) struct Endpoint<S, B> {
+pub(super) struct Endpoint<S, Q> {
     http: S,
     base_url: String,
-    body: PhantomData<fn() -> B>,
+    request: PhantomData<fn() -> Q>,
 }
 
-impl<S, B> Endpoint<S, B> {
+impl<S, Q> Endpoint<S, Q> {
     pub(super) fn new(http: S, base_url: &str) -> Self {
         Endpoint {
             http,
             base_url: base_url.to_owned(),
-            body: PhantomData,
+            request: PhantomData,
         }
     }
 
@@ -59,7 +59,7 @@ impl<S, B> Endpoint<S, B> {
     }
 }
 
-impl<S, B> Clone for Endpoint<S, B>
+impl<S, Q> Clone for Endpoint<S, Q>
 where
     S: Clone,
 {
@@ -67,20 +67,18 @@ where
         Endpoint {
             http: self.http.clone(),
             base_url: self.base_url.clone(),
-            body: PhantomData,
+            request: PhantomData,
         }
     }
 }
 
-impl<S, B, R> Endpoint<S, B>
+impl<S, Q> Endpoint<S, Q>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync,
-    S::Future: Send,
+    S: Service<Q> + Clone + Send + Sync,
+    S::Response: IncomingReply,
     S::Error: Into<BoxError> + 'static,
-    B: From<Bytes> + Send,
-    R: Body + Send,
-    R::Data: Send,
-    R::Error: Into<BoxError> + 'static,
+    S::Future: Send,
+    Q: OutgoingRequest,
 {
     pub(super) async fn get(
         &self,
@@ -105,37 +103,45 @@ where
         self.send(request, secret).await
     }
 
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<B>, TokenError> {
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Request<Bytes>, TokenError> {
         let uri = Zeroizing::new(format!("{}{path}", self.base_url));
         Request::builder()
             .method(method)
             .uri(uri.as_str())
-            .body(B::from(body))
+            .body(body)
             .map_err(|_| TokenError::other("the appid or the secret makes the URL too long"))
     }
 
-    async fn send(&self, request: Request<B>, secret: &Secret) -> Result<AccessToken, TokenError> {
+    async fn send(
+        &self,
+        request: Request<Bytes>,
+        secret: &Secret,
+    ) -> Result<AccessToken, TokenError> {
+        // Boxed first: an error that is a `String` was not written by our caller, and would be
+        // printed with the URL that it may well hold.
+        let failed = |error: BoxError| TokenError::transport(Q::without_url(error));
+        let request = Q::from_http(request).map_err(failed)?;
         let mut http = self.http.clone();
-        poll_fn(|cx| http.poll_ready(cx)).await.map_err(failed)?;
-        let reply = http.call(request).await.map_err(failed)?;
+        let ready = poll_fn(|cx| http.poll_ready(cx)).await;
+        ready.map_err(|error| failed(error.into()))?;
+        let reply = http.call(request).await;
+        let reply = reply.map_err(|error| failed(error.into()))?.into_http();
         let status = reply.status();
         let body = Limited::new(reply.into_body(), LARGEST_REPLY)
             .collect()
             .await
             .map_err(|error| match error.downcast::<LengthLimitError>() {
                 Ok(_) => TokenError::invalid("it is larger than 64 KiB"),
-                Err(error) => TokenError::transport(error),
+                Err(error) => failed(error),
             })?
             .to_bytes();
         read(status, &body, secret)
     }
-}
-
-/// A client's error is boxed first: one that is a `String` was not written by our caller, and would
-/// be printed with the URL that it may well hold.
-fn failed(error: impl Into<BoxError>) -> TokenError {
-    let error: BoxError = error.into();
-    TokenError::transport(error)
 }
 
 fn read(status: StatusCode, body: &[u8], secret: &Secret) -> Result<AccessToken, TokenError> {

@@ -1,11 +1,13 @@
 //! The sources that ask WeChat for a token.
 
+mod client;
 mod client_credential;
 mod exchange;
 mod secret;
 mod stable_token;
 mod wecom;
 
+pub use self::client::{IncomingReply, OutgoingRequest};
 pub use self::client_credential::ClientCredential;
 pub use self::stable_token::StableToken;
 pub use self::wecom::WeComCredential;

@@ -2,13 +2,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
 use serde_json::json;
 use tokio::time::Instant;
 use tower_service::Service;
 
+use super::client::{IncomingReply, OutgoingRequest};
 use super::exchange::Endpoint;
 use super::secret::Secret;
 use crate::platform::Platform;
@@ -42,17 +40,16 @@ const FORCED_REFRESHES_APART: Duration = Duration::from_secs(30);
 /// );
 /// # drop(tokens);
 /// ```
-#[derive(Clone)]
-pub struct StableToken<S, B> {
-    endpoint: Endpoint<S, B>,
+pub struct StableToken<S, Q> {
+    endpoint: Endpoint<S, Q>,
     appid: String,
     secret: Secret,
     forced_at: Arc<Mutex<Option<Instant>>>,
 }
 
-impl<S, B> StableToken<S, B>
+impl<S, Q> StableToken<S, Q>
 where
-    S: Service<Request<B>>,
+    S: Service<Q>,
 {
     /// The source for one account.
     pub fn new(http: S, appid: impl Into<String>, secret: impl Into<String>) -> Self {
@@ -88,15 +85,13 @@ where
     }
 }
 
-impl<S, B, R> StableToken<S, B>
+impl<S, Q> StableToken<S, Q>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
-    S::Future: Send,
+    S: Service<Q> + Clone + Send + Sync + 'static,
+    S::Response: IncomingReply,
     S::Error: Into<BoxError> + 'static,
-    B: From<Bytes> + Send + 'static,
-    R: Body + Send,
-    R::Data: Send,
-    R::Error: Into<BoxError> + 'static,
+    S::Future: Send,
+    Q: OutgoingRequest + 'static,
 {
     async fn ask(&self, force_refresh: bool) -> Result<AccessToken, TokenError> {
         let json = json!({
@@ -111,15 +106,13 @@ where
     }
 }
 
-impl<S, B, R> TokenSource for StableToken<S, B>
+impl<S, Q> TokenSource for StableToken<S, Q>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
-    S::Future: Send,
+    S: Service<Q> + Clone + Send + Sync + 'static,
+    S::Response: IncomingReply,
     S::Error: Into<BoxError> + 'static,
-    B: From<Bytes> + Send + 'static,
-    R: Body + Send,
-    R::Data: Send,
-    R::Error: Into<BoxError> + 'static,
+    S::Future: Send,
+    Q: OutgoingRequest + 'static,
 {
     async fn issue(&self, rejected: Option<&AccessToken>) -> Result<AccessToken, TokenError> {
         let token = self.ask(false).await?;
@@ -138,7 +131,22 @@ where
     }
 }
 
-impl<S, B> fmt::Debug for StableToken<S, B> {
+/// Whatever the request type is: it is not held.
+impl<S, Q> Clone for StableToken<S, Q>
+where
+    S: Clone,
+{
+    fn clone(&self) -> Self {
+        StableToken {
+            endpoint: self.endpoint.clone(),
+            appid: self.appid.clone(),
+            secret: self.secret.clone(),
+            forced_at: self.forced_at.clone(),
+        }
+    }
+}
+
+impl<S, Q> fmt::Debug for StableToken<S, Q> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StableToken")
             .field("base_url", &self.endpoint.base_url())

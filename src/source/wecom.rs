@@ -1,11 +1,9 @@
 use std::fmt;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
 use tower_service::Service;
 use zeroize::Zeroizing;
 
+use super::client::{IncomingReply, OutgoingRequest};
 use super::exchange::Endpoint;
 use super::secret::Secret;
 use crate::platform::Platform;
@@ -32,16 +30,15 @@ use crate::token::{AccessToken, BoxError, TokenError, TokenSource, query_value};
 /// let layer = WechatAuthLayer::new(tokens).platform(Platform::WeCom);
 /// # drop(layer);
 /// ```
-#[derive(Clone)]
-pub struct WeComCredential<S, B> {
-    endpoint: Endpoint<S, B>,
+pub struct WeComCredential<S, Q> {
+    endpoint: Endpoint<S, Q>,
     corpid: String,
     corpsecret: Secret,
 }
 
-impl<S, B> WeComCredential<S, B>
+impl<S, Q> WeComCredential<S, Q>
 where
-    S: Service<Request<B>>,
+    S: Service<Q>,
 {
     /// The source for one application of one company.
     pub fn new(http: S, corpid: impl Into<String>, corpsecret: impl Into<String>) -> Self {
@@ -63,15 +60,13 @@ where
     }
 }
 
-impl<S, B, R> TokenSource for WeComCredential<S, B>
+impl<S, Q> TokenSource for WeComCredential<S, Q>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
-    S::Future: Send,
+    S: Service<Q> + Clone + Send + Sync + 'static,
+    S::Response: IncomingReply,
     S::Error: Into<BoxError> + 'static,
-    B: From<Bytes> + Send + 'static,
-    R: Body + Send,
-    R::Data: Send,
-    R::Error: Into<BoxError> + 'static,
+    S::Future: Send,
+    Q: OutgoingRequest + 'static,
 {
     async fn issue(&self, _rejected: Option<&AccessToken>) -> Result<AccessToken, TokenError> {
         let path_and_query = Zeroizing::new(format!(
@@ -83,7 +78,21 @@ where
     }
 }
 
-impl<S, B> fmt::Debug for WeComCredential<S, B> {
+/// Whatever the request type is: it is not held.
+impl<S, Q> Clone for WeComCredential<S, Q>
+where
+    S: Clone,
+{
+    fn clone(&self) -> Self {
+        WeComCredential {
+            endpoint: self.endpoint.clone(),
+            corpid: self.corpid.clone(),
+            corpsecret: self.corpsecret.clone(),
+        }
+    }
+}
+
+impl<S, Q> fmt::Debug for WeComCredential<S, Q> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WeComCredential")
             .field("base_url", &self.endpoint.base_url())

@@ -46,7 +46,7 @@ pub fn tokens_of(wechat: &MockWechat) -> TokenManager {
     TokenManager::new(credential_of(wechat))
 }
 
-pub fn credential_of(wechat: &MockWechat) -> ClientCredential<HyperClient, Full<Bytes>> {
+pub fn credential_of(wechat: &MockWechat) -> ClientCredential<HyperClient, Request<Full<Bytes>>> {
     ClientCredential::new(hyper(), wechat.appid(), wechat.secret()).base_url(wechat.url())
 }
 

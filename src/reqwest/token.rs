@@ -1,0 +1,28 @@
+//! reqwest's client as one that token sources ask with.
+
+use bytes::Bytes;
+
+use super::reqwest::{Body, Error, Request, Response};
+use crate::source::{IncomingReply, OutgoingRequest};
+use crate::token::BoxError;
+
+impl OutgoingRequest for Request {
+    fn from_http(request: http::Request<Bytes>) -> Result<Self, BoxError> {
+        Ok(Request::try_from(request).map_err(Error::without_url)?)
+    }
+
+    fn without_url(error: BoxError) -> BoxError {
+        match error.downcast::<Error>() {
+            Ok(error) => error.without_url().into(),
+            Err(error) => error,
+        }
+    }
+}
+
+impl IncomingReply for Response {
+    type Body = Body;
+
+    fn into_http(self) -> http::Response<Body> {
+        self.into()
+    }
+}
