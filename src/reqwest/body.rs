@@ -24,3 +24,6 @@ impl RequestBody for Body {
         (Body::from(bytes.clone()), Replay::ready(Body::from(bytes)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,3 +151,6 @@ pub(super) fn failure(what: String) -> Error {
         _ => unreachable!("a byte is more than none, and it is there"),
     }
 }
+
+#[cfg(test)]
+mod tests;
