@@ -13,8 +13,8 @@ use super::ReplayBody;
 /// A request body that the layer can send, and send again.
 ///
 /// Bodies that are in memory are cloned, whatever their size: `Bytes` and `Full<Bytes>` without
-/// copying, `String` and `Vec<u8>` byte for byte. `BoxBody`, `UnsyncBoxBody` and, with the feature
-/// `axum`, `axum::body::Body` are polled once: what is there already is captured without copying,
+/// copying, `String` and `Vec<u8>` byte for byte. `BoxBody`, `UnsyncBoxBody` and, with their features,
+/// axum's and reqwest's `Body` are polled once: what is there already is captured without copying,
 /// whatever the box holds, and what is still to come flows on while a copy is kept up to
 /// `replay_limit` bytes. For a stream type of your own make [`ReplayBody`] the body of your client.
 ///

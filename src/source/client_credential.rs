@@ -16,9 +16,11 @@ use crate::token::{AccessToken, BoxError, TokenError, TokenSource, query_value};
 /// allows 2000 requests a day. Where several processes ask for the same account they void each
 /// other's tokens: use [`StableToken`](crate::StableToken) then, or one server that asks for all.
 ///
-/// `http` is any HTTP client service that is `Clone`, `Send` and `Sync` and whose request body can be
-/// made from [`Bytes`], as `Full<Bytes>` and axum's can: put a timeout or a proxy under it as you like
-/// (boxed: `BoxCloneSyncService`), but not the layer that this source feeds.
+/// `http` is any HTTP client service that is `Clone`, `Send` and `Sync`, and whose types are
+/// [`OutgoingRequest`] and [`IncomingReply`]: of http's types with a request body made from
+/// [`Bytes`](bytes::Bytes), as `Full<Bytes>` and axum's are, or, with the features for reqwest, a
+/// `reqwest::Client` as it is. Put a timeout or a proxy under it as you like (boxed:
+/// `BoxCloneSyncService`), but not the layer that this source feeds.
 ///
 /// ```
 /// use bytes::Bytes;
