@@ -31,6 +31,7 @@ use http_body_util::BodyExt;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
+use rustls::crypto::ring;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -38,7 +39,7 @@ use tower::{Layer, ServiceExt};
 use tower_wechat::mock::MockWechat;
 use tower_wechat::{AuthOutcome, ClientCredential, TokenManager, WechatAuth, WechatAuthLayer};
 
-use self::support::{Account, Failure, explain, explain_token};
+use self::support::{Account, Failure, explain};
 
 mod support;
 
@@ -92,8 +93,9 @@ struct App {
 impl App {
     async fn new(account: &Account) -> Result<App, Failure> {
         let base_url = account.base_url.clone();
+        // The provider is named, as rustls chooses none where two are built in, ring and aws-lc-rs.
         let connector = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
+            .with_provider_and_webpki_roots(ring::default_provider())?
             .https_or_http()
             .enable_http1()
             .build();
@@ -103,7 +105,7 @@ impl App {
 
         // A service that cannot get a token should say so when it starts, not to its first user.
         let token = tokens.token().await;
-        token.map_err(|error| explain_token(&error, &base_url))?;
+        token.map_err(|error| explain(&error, &base_url))?;
 
         let layer = WechatAuthLayer::new(tokens).api_origin(&base_url);
         Ok(App {

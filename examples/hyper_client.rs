@@ -16,6 +16,7 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use rustls::crypto::ring;
 use tower::{Layer, ServiceExt};
 use tower_wechat::{AuthOutcome, ClientCredential, TokenManager, WechatAuthLayer};
 
@@ -38,8 +39,9 @@ async fn run() -> Result<(), Failure> {
 
     // The wiring. A program that talks to WeChat itself has no `.base_url` and no `.api_origin`, and
     // `.https_only()` where this one has `.https_or_http()`.
+    // The provider is named, as rustls chooses none where two are built in, ring and aws-lc-rs.
     let connector = HttpsConnectorBuilder::new()
-        .with_webpki_roots()
+        .with_provider_and_webpki_roots(ring::default_provider())?
         .https_or_http()
         .enable_http1()
         .build();

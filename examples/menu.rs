@@ -24,6 +24,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
+use rustls::crypto::ring;
 use serde_json::{Value, json};
 use tower::{Layer, ServiceExt};
 use tower_wechat::mock::MockWechat;
@@ -45,7 +46,7 @@ async fn run() -> Result<(), Failure> {
         _ => return Err("the only argument it knows is --create".into()),
     };
     let account = Account::from_env().await?;
-    let wechat = Wechat::new(&account);
+    let wechat = Wechat::new(&account)?;
     match account.mock {
         Some(mock) => show_a_replay(&wechat, mock).await,
         None => use_account(&wechat, create).await,
@@ -59,21 +60,22 @@ struct Wechat {
 }
 
 impl Wechat {
-    fn new(account: &Account) -> Wechat {
+    fn new(account: &Account) -> Result<Wechat, Failure> {
+        // The provider is named, as rustls chooses none where two are built in, ring and aws-lc-rs.
         let connector = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
+            .with_provider_and_webpki_roots(ring::default_provider())?
             .https_or_http()
             .enable_http1()
             .build();
         let http = Client::builder(TokioExecutor::new()).build(connector);
         let source = ClientCredential::new(http.clone(), &account.appid, &account.secret)
             .base_url(&account.base_url);
-        Wechat {
+        Ok(Wechat {
             http: WechatAuthLayer::new(TokenManager::new(source))
                 .api_origin(&account.base_url)
                 .layer(http),
             base_url: account.base_url.clone(),
-        }
+        })
     }
 
     async fn create_menu(&self, menu: &Value) -> Result<Reply, Failure> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tower_wechat::mock::{Failure, MockWechat};
@@ -12,7 +13,20 @@ use tower_wechat::mock::{Failure, MockWechat};
 const SECRET: &str = "5ec7e75ec7e75ec7e75ec7e75ec7e75e";
 const WRONG_SECRET: &str = "bad5ec7e7bad5ec7e7bad5ec7e7bad5e";
 
-const ALL: [&str; 3] = ["menu", "hyper_client", "axum_app"];
+/// As long as a real one: SDKs look at that.
+const APPID: &str = "wxe2e0123456789abc";
+
+const ALL: [&str; 6] = [
+    "menu",
+    "hyper_client",
+    "reqwest_client",
+    "reqwest_middleware",
+    "wrap_sdk",
+    "axum_app",
+];
+
+/// That of a mock which is told no account.
+const MOCK_SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// How a program ended.
 struct Ended {
@@ -42,11 +56,16 @@ impl Ended {
 
     #[track_caller]
     fn assert_no_secret(&self, tokens: &[String]) {
-        let secrets = [SECRET, WRONG_SECRET].into_iter();
+        let secrets = [SECRET, WRONG_SECRET, MOCK_SECRET].into_iter();
         for secret in secrets.chain(tokens.iter().map(String::as_str)) {
             assert!(!self.stdout.contains(secret), "{}", self.stdout);
             assert!(!self.stderr.contains(secret), "{}", self.stderr);
         }
+        // A token of a mock in the program itself, which only its length gives away.
+        let is_token = |word: &str| word.len() >= 100;
+        let in_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let mut words = self.stdout.split(|c| !in_token(c));
+        assert!(!words.any(is_token), "{}", self.stdout);
     }
 }
 
@@ -83,7 +102,7 @@ fn command(example: &str) -> Command {
 fn real(example: &str, base_url: &str, secret: &str) -> Command {
     let mut command = command(example);
     command
-        .env("WECHAT_APPID", "wxe2e")
+        .env("WECHAT_APPID", APPID)
         .env("WECHAT_SECRET", secret)
         .env("WECHAT_BASE_URL", base_url);
     command
@@ -100,7 +119,7 @@ async fn run(mut command: Command) -> Ended {
 }
 
 async fn wechat() -> MockWechat {
-    MockWechat::builder().account("wxe2e", SECRET).start().await
+    MockWechat::builder().account(APPID, SECRET).start().await
 }
 
 fn paths(wechat: &MockWechat) -> Vec<String> {
@@ -174,6 +193,74 @@ async fn hyper_client_and_axum_app_without_environment_survive_a_dead_token() {
 }
 
 #[tokio::test]
+async fn reqwest_client_without_environment_dies_before_and_survives_after() {
+    let ended = run(command("reqwest_client")).await;
+    ended.assert_well();
+
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    let [live, _, dead, after_live, _, after_dead] = lines[..] else {
+        panic!("{}", ended.stdout);
+    };
+    let well = r#"{"errcode":0,"errmsg":"ok"}"#;
+    assert_eq!(live, format!("before: {well}"));
+    assert!(
+        dead.starts_with("before: WeChat says no: errcode 40001, "),
+        "{dead}"
+    );
+    for line in [after_live, after_dead] {
+        assert_eq!(line, format!("after:  {well}"));
+    }
+}
+
+#[tokio::test]
+async fn reqwest_middleware_without_environment_replays_what_met_a_dead_token() {
+    let ended = run(command("reqwest_middleware")).await;
+    ended.assert_well();
+
+    let lines = ended.stdout.lines();
+    let (warnings, lines): (Vec<_>, Vec<_>) = lines.partition(|line| line.contains(" WARN "));
+    let replays: Vec<&str> = lines.iter().copied().skip(1).step_by(2).collect();
+    let expected = ["false", "true", "true", "true"];
+    assert_eq!(
+        replays,
+        expected.map(|replayed| format!("  replayed: {replayed}"))
+    );
+    for (reply, what) in lines.iter().step_by(2).zip(["read", "read", "message"]) {
+        assert!(reply.starts_with(what), "{reply}");
+        assert!(reply.ends_with(r#"{"errcode":0,"errmsg":"ok"}"#), "{reply}");
+    }
+    assert!(lines[6].starts_with("upload"), "{}", lines[6]);
+    assert!(lines[6].contains(r#""media_id":"media-"#), "{}", lines[6]);
+
+    // Of the retry and of the layer, both in the span of the call.
+    for target in ["reqwest_retry::", "tower_wechat::"] {
+        let mut lines = warnings.iter().filter(|line| line.contains(target));
+        let line = lines.next().expect("a warning");
+        assert!(line.contains("http.request.method=GET"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn wrap_sdk_without_environment_fails_alone_and_survives_in_the_layer() {
+    let ended = run(command("wrap_sdk")).await;
+    ended.assert_well();
+
+    let (alone, wrapped) = ended
+        .stdout
+        .split_once("The SDK in the layer\n")
+        .expect("both parts");
+    assert_eq!(alone.matches(": well").count(), 1, "{alone}");
+    assert_eq!(alone.matches("code=40001").count(), 2, "{alone}");
+    assert_eq!(wrapped.matches(": well").count(), 3, "{wrapped}");
+    assert!(!wrapped.contains("error"), "{wrapped}");
+}
+
+#[tokio::test]
+async fn the_secret_of_a_mock_in_an_example_is_one_that_is_looked_for() {
+    assert_eq!(MockWechat::start().await.secret(), MOCK_SECRET);
+}
+
+#[tokio::test]
 async fn a_real_accounts_menu_is_only_read() {
     let wechat = wechat().await;
     let ended = run(real("menu", &wechat.url(), SECRET)).await;
@@ -204,7 +291,7 @@ async fn a_real_accounts_menu_is_replaced_when_that_is_asked_for() {
 
 #[tokio::test]
 async fn no_other_example_changes_anything_in_a_real_account() {
-    for example in ["hyper_client", "axum_app"] {
+    for example in ALL.into_iter().filter(|example| *example != "menu") {
         let wechat = wechat().await;
         let ended = run(real(example, &wechat.url(), SECRET)).await;
         ended.assert_well();
@@ -239,7 +326,8 @@ async fn an_address_that_is_not_allowed_is_told_in_one_sentence() {
 
 #[tokio::test]
 async fn no_network_is_told_in_one_sentence() {
-    for example in ALL {
+    // All at once, as each tries for a second.
+    let runs = ALL.map(|example| async move {
         let ended = run(real(example, &nobody(), SECRET)).await;
         ended.assert_one_sentence("out of reach");
         // TLS where there is none.
@@ -248,7 +336,8 @@ async fn no_network_is_told_in_one_sentence() {
         let ended = run(real(example, &base_url, SECRET)).await;
         ended.assert_one_sentence("out of reach");
         assert!(wechat.requests().is_empty());
-    }
+    });
+    join_all(runs).await;
 }
 
 #[tokio::test]
@@ -280,6 +369,36 @@ async fn an_errcode_that_no_token_cures_is_told_in_one_sentence() {
 }
 
 #[tokio::test]
+async fn what_no_token_cures_is_told_in_one_line_by_those_around_reqwest() {
+    for example in ["reqwest_client", "reqwest_middleware", "wrap_sdk"] {
+        for errcode in [48001, 40001] {
+            let wechat = wechat().await;
+            wechat.reject_every_token(Some(errcode));
+            let ended = run(real(example, &wechat.url(), SECRET)).await;
+            assert_eq!(ended.code, Some(1), "{example}: {}", ended.stdout);
+            assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+            assert!(ended.stderr.contains(&errcode.to_string()), "{example}");
+            ended.assert_no_secret(&tokens(&wechat));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_break_after_the_token_is_told_by_those_around_reqwest_or_retried() {
+    for example in ["reqwest_client", "wrap_sdk"] {
+        let wechat = wechat().await;
+        wechat.fail_next(Failure::ApiDisconnect);
+        let ended = run(real(example, &wechat.url(), SECRET)).await;
+        ended.assert_one_sentence("error sending request");
+    }
+    let wechat = wechat().await;
+    wechat.fail_next(Failure::ApiDisconnect);
+    let ended = run(real("reqwest_middleware", &wechat.url(), SECRET)).await;
+    ended.assert_well();
+    assert_eq!(wechat.requests().len(), 3);
+}
+
+#[tokio::test]
 async fn a_token_that_no_refresh_cures_is_told_in_one_sentence() {
     let wechat = wechat().await;
     wechat.reject_every_token(Some(40001));
@@ -293,7 +412,7 @@ async fn a_token_that_no_refresh_cures_is_told_in_one_sentence() {
 async fn half_an_environment_is_no_reason_to_start_the_mock() {
     for example in ALL {
         let mut only_appid = command(example);
-        only_appid.env("WECHAT_APPID", "wxe2e");
+        only_appid.env("WECHAT_APPID", APPID);
         let ended = run(only_appid).await;
         ended.assert_one_sentence("set both WECHAT_APPID and WECHAT_SECRET");
 

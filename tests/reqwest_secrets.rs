@@ -24,7 +24,7 @@ const SECRET: &str = "S3CRETs3cretS3CRETs3cret";
 /// The cases for reqwest 0.13.
 #[path = "reqwest_secrets"]
 mod v0_13 {
-    use reqwest;
+    use ::reqwest;
     use tower_wechat::reqwest as adapters;
 
     const KINDS: &[Kind] = &[Kind::HttpClient, Kind::Auth, Kind::Middleware];

@@ -76,21 +76,16 @@ fn is_origin(text: &str) -> bool {
     !host.is_empty() && text == format!("{scheme}://{host}{}", port.unwrap_or_default())
 }
 
-/// Why a call failed, in one sentence.
-pub(crate) fn explain(error: &Error, base_url: &str) -> String {
-    match error.token_error() {
-        Some(error) => explain_token(error, base_url),
-        None => error.to_string(),
-    }
-}
-
-/// Why there is no token, in one sentence: WeChat's own word, or that WeChat is out of reach.
-pub(crate) fn explain_token(error: &TokenError, base_url: &str) -> String {
-    match error {
-        TokenError::Transport(_) | TokenError::Timeout { .. } => {
+/// Why a call failed, or why there is no token, in one sentence: WeChat's own word, or that WeChat is
+/// out of reach.
+pub(crate) fn explain(error: &(dyn StdError + 'static), base_url: &str) -> String {
+    let of_a_call = error.downcast_ref().and_then(Error::token_error);
+    match error.downcast_ref().or(of_a_call) {
+        Some(error @ (TokenError::Transport(_) | TokenError::Timeout { .. })) => {
             format!("{base_url} is out of reach, look at the network and the name server: {error}")
         }
-        _ => error.to_string(),
+        Some(error) => error.to_string(),
+        None => error.to_string(),
     }
 }
 
