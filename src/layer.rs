@@ -148,7 +148,8 @@ impl WechatAuthLayer {
     /// How many bytes of a streaming request body are kept for a replay; default 16 MiB.
     ///
     /// The largest upload that WeChat takes is 10 MB. Bodies that are in memory already (`Full`,
-    /// `String`, `Bytes`, and a box around one of them) are replayed whatever their size.
+    /// `String`, `Bytes`, a box around one of them, a form whose parts are) are replayed whatever their
+    /// size.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.config().replay_limit = bytes;
         self

@@ -24,6 +24,11 @@ const RELEASED_WITHIN: Duration = Duration::from_secs(10);
 /// costs a hundred bytes, however small it is, and empty ones never reach `replay_limit`.
 const READ_AHEAD: usize = 1024;
 
+/// How many of them may lie past `replay_limit`. A form in memory is a body of three frames a part, and
+/// only its last one says that it is; a stream whose frames are made as they are read looks the same, and
+/// must not be read to an end that it may not have.
+const READ_PAST_LIMIT: usize = 256;
+
 /// A body of any stream type, in a form that can be sent again.
 ///
 /// Make it the body type of your client where your own type is no
@@ -132,6 +137,7 @@ where
         };
         let declared = usize::try_from(rest.size_hint().lower()).unwrap_or(usize::MAX);
         let declared = copy.bytes.saturating_add(declared);
+        let mut past_limit = 0;
         // Whoever polls the body next brings a waker of its own.
         let mut cx = Context::from_waker(Waker::noop());
         let in_memory = loop {
@@ -144,7 +150,11 @@ where
                     if rest.is_end_stream() {
                         break true;
                     }
-                    if declared.max(copy.bytes) > limit || self.ahead.len() >= READ_AHEAD {
+                    past_limit += usize::from(copy.bytes > limit);
+                    if declared > limit
+                        || past_limit > READ_PAST_LIMIT
+                        || self.ahead.len() >= READ_AHEAD
+                    {
                         break false;
                     }
                 }
