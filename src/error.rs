@@ -11,8 +11,8 @@ use crate::token::{BoxError, TokenError, fmt_foreign};
 ///
 /// `Display` tells the whole reason, so there is no [`source`](StdError::source). The client's own error
 /// is not printed, neither by `Display` nor by `Debug`: clients print the URL, and the URL holds the token. Of it you see
-/// the kind of the [`io::Error`](std::io::Error) in its chain; [`get_ref`](Error::get_ref) shows it and
-/// [`into_source`](Error::into_source) hands it back whole.
+/// what kind it is, of reqwest's errors and of the [`io::Error`](std::io::Error) in its chain;
+/// [`get_ref`](Error::get_ref) shows it and [`into_source`](Error::into_source) hands it back whole.
 ///
 /// ```
 /// fn explain(error: tower_wechat::Error) {

@@ -88,6 +88,8 @@
 //! - `reqwest`, `reqwest-0-12`: clients of reqwest 0.13 and 0.12, and SDKs built on them; see the modules
 //!   `reqwest` and `reqwest_0_12`.
 //! - `reqwest-middleware`: [`WechatAuthLayer`] as a middleware of `reqwest-middleware`'s.
+//! - `rustls`: TLS for those clients, where you do not depend on reqwest yourself. Otherwise your own
+//!   dependency on it decides, and has TLS by default.
 //!
 //! A Tokio runtime with its timer is needed.
 

@@ -73,7 +73,7 @@ impl Scope {
         let path = single_slashes(uri.path());
         if self.platform.is_token_request(&path) {
             Target::Token
-        } else if Platform::is_exempt(&path) {
+        } else if Platform::is_exempt(&path) || path.split('/').any(is_dots) {
             Target::Elsewhere
         } else {
             Target::Api
@@ -150,6 +150,15 @@ fn single_slashes(path: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(single)
+}
+
+/// A path with such segments is another once a client or a server resolves them, and none of WeChat's has any.
+fn is_dots(segment: &str) -> bool {
+    if !segment.starts_with(['.', '%']) {
+        return false;
+    }
+    let decoded: Cow<'_, [u8]> = percent_decode(segment.as_bytes()).into();
+    matches!(&*decoded, b"." | b"..")
 }
 
 /// `uri` with the token in its query; every other byte stays as it is, in its place.

@@ -381,6 +381,21 @@ async fn r7_a_transport_error_is_handed_on_whole_and_not_retried() {
 // R9: an SDK's own token request.
 
 #[tokio::test(start_paused = true)]
+async fn r8_a_layer_with_nothing_to_do_leaves_the_outcome_of_one_inside() {
+    // One client for an official account and a WeCom application: one layer acts, the other passes on.
+    let mut scene = with_token(|layer| layer).await;
+    let wecom = WechatAuthLayer::new(numbered_tokens().0).platform(Platform::WeCom);
+    for outside in [wecom.clone(), wecom.api_origin("https://api.weixin.qq.com")] {
+        let call = tokio::spawn(outside.layer(scene.service.clone()).oneshot(get(API)));
+        scene.answer(REJECTED).await;
+        scene.answer(OK).await;
+        let reply = call.await.unwrap().unwrap();
+        assert_eq!(outcome(&reply).errcode(), Some(40001));
+        assert!(outcome(&reply).replayed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn r9_token_requests_are_answered_from_the_manager() {
     let mut scene = with_token(|layer| layer.answer_token_requests(true)).await;
     for request in [

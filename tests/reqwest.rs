@@ -8,8 +8,6 @@ use std::time::Duration;
 
 use axum::Router;
 use support::*;
-use tokio::net::TcpListener;
-use tokio::sync::{Mutex, MutexGuard};
 use tower_wechat::{AuthOutcome, WechatAuthLayer};
 
 /// The cases for reqwest 0.13.
@@ -21,6 +19,7 @@ mod v0_13 {
     mod adapter;
     mod calls;
     mod client_with_middleware;
+    mod errors;
     mod kept;
     mod middleware;
     mod readiness;
@@ -47,6 +46,8 @@ mod v0_12 {
     #[allow(clippy::duplicate_mod, reason = "one source for two versions")]
     mod calls;
     #[allow(clippy::duplicate_mod, reason = "one source for two versions")]
+    mod errors;
+    #[allow(clippy::duplicate_mod, reason = "one source for two versions")]
     mod kept;
     #[allow(clippy::duplicate_mod, reason = "one source for two versions")]
     mod readiness;
@@ -59,14 +60,6 @@ mod v0_12 {
         ("HttpClient", adapter::http_client),
         ("ReqwestAuthLayer", adapter::reqwest_auth),
     ];
-}
-
-/// Two storms at a time are too many for some machines.
-async fn calm() -> MutexGuard<'static, ()> {
-    static STORM: Mutex<()> = Mutex::const_new(());
-    // Two hundred calls are four hundred sockets in this process, and some machines allow 256.
-    rlimit::increase_nofile_limit(u64::MAX).expect("more open files");
-    STORM.lock().await
 }
 
 /// Whatever the extensions of a reply say that the layer did.
@@ -84,17 +77,4 @@ fn layer_at(origin: &str) -> WechatAuthLayer {
 async fn in_time<F: IntoFuture>(future: F) -> F::Output {
     let done = tokio::time::timeout(Duration::from_secs(30), future).await;
     done.expect("it hangs")
-}
-
-/// An address where nobody listens.
-async fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
-}
-
-async fn serve(app: Router) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let origin = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(axum::serve(listener, app).into_future());
-    origin
 }

@@ -14,7 +14,6 @@ use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
 use futures_util::{StreamExt, stream};
 use support::*;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tower_wechat::{AccessToken, TokenManager, WechatAuthLayer, source_fn};
 
@@ -106,19 +105,6 @@ fn assert_silent(text: &str) {
 fn layer(origin: &str) -> WechatAuthLayer {
     let tokens = source_fn(|_| async { Ok(AccessToken::new(TOKEN, TWO_HOURS)) });
     WechatAuthLayer::new(TokenManager::new(tokens)).api_origin(origin)
-}
-
-/// An address where nobody listens.
-async fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
-}
-
-async fn serve(app: Router) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let origin = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(axum::serve(listener, app).into_future());
-    origin
 }
 
 /// A host that tells of each request what came with it.

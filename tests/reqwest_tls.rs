@@ -15,7 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tower::Layer;
 use tower_wechat::mock::MockWechat;
-use tower_wechat::{AuthOutcome, ClientCredential, StableToken, TokenManager, WechatAuthLayer};
+use tower_wechat::{
+    AuthOutcome, ClientCredential, StableToken, TokenManager, TokenSource, WechatAuthLayer,
+};
 
 const HOST: &str = "api.weixin.qq.com";
 
@@ -93,6 +95,20 @@ async fn and_with_reqwest_0_12_and_a_stable_token() {
         assert!(reply.text().await.unwrap().contains("OPENID1"));
         wechat.revoke();
     }
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_trusts_is_said_to_be_the_reason() {
+    let wechat = MockWechat::start().await;
+    let (addr, _) = behind_tls(wechat.addr()).await;
+    let client = tower_wechat::reqwest::client_builder()
+        .resolve(HOST, addr)
+        .build()
+        .unwrap();
+    let source = ClientCredential::new(client, wechat.appid(), wechat.secret());
+    let error = source.issue(None).await.unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
+    assert_eq!(wechat.requests().len(), 0);
 }
 
 #[tokio::test]

@@ -4,11 +4,16 @@ mod support;
 
 use std::time::Duration;
 
+use axum::Router;
+use axum::http::{HeaderMap, header::REFERER};
+use axum::response::Redirect;
 use futures_util::future::join_all;
-use tokio::net::TcpListener;
-use tokio::sync::{Mutex, MutexGuard};
+use support::{calm, nobody, serve, tokens_of};
+use tokio::sync::mpsc;
+use tower::Layer;
+use tower::layer::layer_fn;
 use tower_wechat::mock::{Failure, MockWechat};
-use tower_wechat::reqwest_0_12::{ReqwestAuthLayer, client_builder};
+use tower_wechat::reqwest_0_12::{ReqwestAuth, ReqwestAuthLayer, client_builder};
 use tower_wechat::{ClientCredential, TokenManager, WechatAuthLayer};
 use wechat_mp_sdk::api::{MediaType, Message, TextMessage};
 use wechat_mp_sdk::types::{AppId, AppSecret};
@@ -16,14 +21,6 @@ use wechat_mp_sdk::{WechatError, WechatMp, WechatMpBuilder};
 
 async fn wechat() -> MockWechat {
     MockWechat::builder().grace(Duration::ZERO).start().await
-}
-
-/// Two storms at a time are too many for some machines.
-async fn calm() -> MutexGuard<'static, ()> {
-    static STORM: Mutex<()> = Mutex::const_new(());
-    // Two hundred calls are four hundred sockets in this process, and some machines allow 256.
-    rlimit::increase_nofile_limit(u64::MAX).expect("more open files");
-    STORM.lock().await
 }
 
 /// As its own documentation builds it.
@@ -44,7 +41,7 @@ fn in_the_layer(wechat: &MockWechat) -> WechatMp {
 
 fn with_tokens_from(wechat: &MockWechat, base_url: &str) -> WechatMp {
     let client = client_builder().build().unwrap();
-    let source = ClientCredential::new(client, wechat.appid(), wechat.secret());
+    let source = ClientCredential::new(client.clone(), wechat.appid(), wechat.secret());
     // A dead token endpoint is asked again and again for so long.
     let tokens = TokenManager::builder(source.base_url(base_url))
         .issue_timeout(Duration::from_secs(1))
@@ -52,8 +49,14 @@ fn with_tokens_from(wechat: &MockWechat, base_url: &str) -> WechatMp {
     let layer = WechatAuthLayer::new(tokens)
         .api_origin(wechat.url())
         .answer_token_requests(true);
-    let sdk = sdk(wechat).with_middleware(ReqwestAuthLayer::new(layer));
-    sdk.build().unwrap()
+    in_place_of_its_client(sdk(wechat), ReqwestAuthLayer::new(layer).layer(client))
+}
+
+/// The SDK with a client of ours: it wraps its own into whatever it is given, and that wraps nothing.
+fn in_place_of_its_client(sdk: WechatMpBuilder, ours: ReqwestAuth) -> WechatMp {
+    sdk.with_middleware(layer_fn(move |_| ours.clone()))
+        .build()
+        .unwrap()
 }
 
 async fn send(sdk: &WechatMp, to: &str) -> Result<(), WechatError> {
@@ -154,6 +157,43 @@ async fn uploads_survive_a_revocation() {
 }
 
 #[tokio::test]
+async fn the_sdks_own_client_does_as_well() {
+    let wechat = wechat().await;
+    let client = client_builder().build().unwrap();
+    let source = ClientCredential::new(client, wechat.appid(), wechat.secret());
+    let layer = WechatAuthLayer::new(TokenManager::new(source.base_url(wechat.url())))
+        .api_origin(wechat.url())
+        .answer_token_requests(true);
+    let sdk = sdk(&wechat).with_middleware(ReqwestAuthLayer::new(layer));
+    let sdk = sdk.build().unwrap();
+    send(&sdk, "o").await.unwrap();
+    wechat.revoke();
+    send(&sdk, "o").await.unwrap();
+    assert_eq!(wechat.token_requests().started, 2);
+}
+
+#[tokio::test]
+async fn a_redirect_takes_no_referer_along_from_a_client_of_ours() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let landed = async move |headers: HeaderMap| {
+        tell.send(headers).unwrap();
+        r#"{"errcode":0,"errmsg":"ok"}"#
+    };
+    let elsewhere = serve(Router::new().fallback(landed)).await;
+    let away = async move || Redirect::temporary(&elsewhere);
+    let origin = serve(Router::new().fallback(away)).await;
+
+    let wechat = wechat().await;
+    let layer = WechatAuthLayer::new(tokens_of(&wechat)).api_origin(&origin);
+    let layer = ReqwestAuthLayer::new(layer.answer_token_requests(true));
+    let client = client_builder().build().unwrap();
+    let sdk = sdk(&wechat).base_url(origin);
+    let sdk = in_place_of_its_client(sdk, layer.layer(client));
+    send(&sdk, "o").await.unwrap();
+    assert_eq!(told.recv().await.unwrap().get(REFERER), None);
+}
+
+#[tokio::test]
 async fn without_a_token_the_sdk_reports_wechats_own_errcode() {
     let wechat = wechat().await;
     wechat.deny_address(true);
@@ -166,10 +206,8 @@ async fn without_a_token_the_sdk_reports_wechats_own_errcode() {
 
 #[tokio::test]
 async fn with_no_token_server_the_sdk_reports_that_wechat_is_busy() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let nobody = format!("http://{}", nobody.local_addr().unwrap());
     let wechat = wechat().await;
-    let sdk = with_tokens_from(&wechat, &nobody);
+    let sdk = with_tokens_from(&wechat, &nobody().await);
     assert_eq!(errcode(send(&sdk, "o").await), -1);
     assert_eq!(wechat.requests().len(), 0);
 }

@@ -8,21 +8,13 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::Full;
 use support::*;
-use tokio::sync::{Mutex, MutexGuard};
 use tower::{Layer, ServiceExt};
 use tower_wechat::mock::MockWechat;
 use tower_wechat::{AuthOutcome, TokenManager, WeComCredential, WechatAuthLayer};
 use tower_wechat::{Platform, StableToken, WechatAuth};
 
-/// Two storms of a thousand calls at a time are too many for some machines.
-async fn calm() -> MutexGuard<'static, ()> {
-    static STORM: Mutex<()> = Mutex::const_new(());
-    STORM.lock().await
-}
-
 async fn wechat() -> MockWechat {
-    // A thousand calls are two thousand sockets in this process, and the usual limit is 1024.
-    rlimit::increase_nofile_limit(u64::MAX).expect("more open files");
+    more_open_files();
     MockWechat::builder().grace(Duration::ZERO).start().await
 }
 

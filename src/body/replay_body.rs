@@ -24,10 +24,10 @@ const RELEASED_WITHIN: Duration = Duration::from_secs(10);
 /// costs a hundred bytes, however small it is, and empty ones never reach `replay_limit`.
 const READ_AHEAD: usize = 1024;
 
-/// How many of them may lie past `replay_limit`. A form in memory is a body of three frames a part, and
-/// only its last one says that it is; a stream whose frames are made as they are read looks the same, and
-/// must not be read to an end that it may not have.
-const READ_PAST_LIMIT: usize = 256;
+/// How many bytes are read on after the frame that exceeds `replay_limit`. Only the last frame of a form
+/// in memory says that it is, and one large part may come before it; a stream whose frames are made as they
+/// are read looks the same till then, and must not fill the memory.
+const READ_PAST_LIMIT: usize = 16 * 1024 * 1024;
 
 /// A body of any stream type, in a form that can be sent again.
 ///
@@ -137,20 +137,23 @@ where
         };
         let declared = usize::try_from(rest.size_hint().lower()).unwrap_or(usize::MAX);
         let declared = copy.bytes.saturating_add(declared);
-        let mut past_limit = 0;
+        let mut past_limit = 0_usize;
         // Whoever polls the body next brings a waker of its own.
         let mut cx = Context::from_waker(Waker::noop());
         let in_memory = loop {
             match Pin::new(&mut *rest).poll_frame(&mut cx) {
                 Poll::Ready(None) => break true,
                 Poll::Ready(Some(Ok(frame))) => {
+                    if copy.bytes > limit {
+                        past_limit =
+                            past_limit.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+                    }
                     copy.keep(&frame);
                     self.ahead.push_back(frame);
                     // All of it was there already, so that keeping it takes no more memory.
                     if rest.is_end_stream() {
                         break true;
                     }
-                    past_limit += usize::from(copy.bytes > limit);
                     if declared > limit
                         || past_limit > READ_PAST_LIMIT
                         || self.ahead.len() >= READ_AHEAD

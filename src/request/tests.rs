@@ -382,6 +382,26 @@ fn a_path_that_takes_another_token_or_none_is_left_alone() {
 }
 
 #[test]
+fn a_path_that_is_another_once_it_is_resolved_is_left_alone() {
+    // reqwest resolves dot segments when it is given such a URI.
+    assert_targets(
+        &scope(Platform::OfficialAccount, &[]),
+        Target::Elsewhere,
+        &[
+            "/cgi-bin/../sns/userinfo",
+            "/cgi-bin/%2e%2E/sns/userinfo",
+            "/cgi-bin/./token",
+            "/cgi-bin/menu/get/..",
+        ],
+    );
+    assert_targets(
+        &scope(Platform::OfficialAccount, &[]),
+        Target::Api,
+        &["/cgi-bin/...", "/.well-known/a", "/%2Ea", "/a.b/c."],
+    );
+}
+
+#[test]
 fn a_path_that_only_begins_like_an_exempt_one_gets_the_token() {
     let uris = [
         "/cgi-bin/tokens",

@@ -64,20 +64,26 @@ impl Sent {
         let Some(query) = url.query() else {
             return url;
         };
-        let is_kept = |pair: &&str| {
-            secret_in(pair)
-                .is_none_or(|secret| self.secrets().all(|sent| sent.value != secret.value))
-        };
-        if !query.split('&').all(|pair| is_kept(&pair)) {
-            let kept: Vec<&str> = query.split('&').filter(is_kept).collect();
-            let kept = kept.join("&");
-            url.set_query(
-                Some(&kept)
-                    .filter(|kept| !kept.is_empty())
-                    .map(|kept| &**kept),
-            );
+        let redirected = url != self.url;
+        let pairs = query.split('&');
+        let kept: Vec<&str> = pairs.clone().filter(|pair| !self.is_sent(pair)).collect();
+        if kept.len() < pairs.count() {
+            let kept = Some(kept.join("&")).filter(|kept| !kept.is_empty());
+            url.set_query(kept.as_deref());
+        }
+        // As a login page has it, which is told the whole URL to come back to.
+        if redirected && self.is_in(url.as_str()) {
+            url.set_query(None);
         }
         url
+    }
+
+    /// Whether a secret that was sent is in this parameter, maybe written in another way.
+    fn is_sent(&self, pair: &str) -> bool {
+        secret_in(pair).is_some_and(|secret| {
+            self.secrets()
+                .any(|sent| sent.pair == pair || sent.value() == secret.value())
+        })
     }
 
     /// `error` without its URL, and another in its place if it still tells what was sent.
@@ -111,7 +117,7 @@ impl Sent {
 
         self.secrets().any(|secret| {
             let known = |value: &str| value.len() >= SHORTEST && text.contains(value);
-            text.contains(secret.pair) || known(secret.raw) || known(&secret.value)
+            text.contains(secret.pair) || known(secret.raw) || known(&secret.value())
         })
     }
 
@@ -125,18 +131,19 @@ impl Sent {
 struct Secret<'a> {
     pair: &'a str,
     raw: &'a str,
-    value: Cow<'a, str>,
+}
+
+impl<'a> Secret<'a> {
+    fn value(&self) -> Cow<'a, str> {
+        percent_decode_str(self.raw).decode_utf8_lossy()
+    }
 }
 
 fn secret_in(pair: &str) -> Option<Secret<'_>> {
     let (name, raw) = pair.split_once('=')?;
     let name = percent_decode_str(name).decode_utf8_lossy();
     let is_secret = name.ends_with("access_token") || name.ends_with("secret");
-    (is_secret && !raw.is_empty()).then(|| Secret {
-        pair,
-        raw,
-        value: percent_decode_str(raw).decode_utf8_lossy(),
-    })
+    (is_secret && !raw.is_empty()).then_some(Secret { pair, raw })
 }
 
 /// An error of reqwest's type that says `what`.

@@ -11,11 +11,18 @@ impl OutgoingRequest for Request {
         Ok(Request::try_from(request).map_err(Error::without_url)?)
     }
 
-    fn without_url(error: BoxError) -> BoxError {
-        match error.downcast::<Error>() {
-            Ok(error) => error.without_url().into(),
+    fn printable(error: BoxError) -> Result<BoxError, BoxError> {
+        let error = match error.downcast::<Error>() {
+            Ok(error) => return Ok(error.without_url().into()),
             Err(error) => error,
-        }
+        };
+        // A client of reqwest-middleware's has the same requests.
+        #[cfg(feature = "reqwest-middleware")]
+        let error = match error.downcast::<reqwest_middleware::Error>() {
+            Ok(error) => return Ok(error.without_url().into()),
+            Err(error) => error,
+        };
+        Err(error)
     }
 }
 

@@ -37,8 +37,10 @@ mod body;
 mod client;
 mod convert;
 mod http_client;
+mod kind;
 mod token;
 
 pub use self::auth::{ReqwestAuth, ReqwestAuthFuture, ReqwestAuthLayer};
 pub use self::client::client_builder;
 pub use self::http_client::{HttpClient, HttpClientFuture};
+pub(crate) use self::kind::kind_of;

@@ -55,8 +55,9 @@
 //! A timeout of the client's or of a request's counts for each sending: a call that is replayed can take
 //! twice as long, and the wait for a token is not in it (the manager's `issue_timeout` bounds that).
 //!
-//! This crate turns on no feature of reqwest's. TLS is there when your own dependency on it has it, as it has
-//! by default.
+//! This crate turns on no feature of reqwest's by itself. TLS is there when your own dependency on reqwest has
+//! it, as it has by default; where there is none, turn on the feature `rustls` of this crate. Without TLS a request
+//! to WeChat fails with "invalid URL, scheme is not http".
 
 use ::reqwest;
 
@@ -71,6 +72,7 @@ mod body;
 mod client;
 mod convert;
 mod http_client;
+mod kind;
 mod token;
 
 #[cfg(feature = "reqwest-middleware")]
@@ -79,3 +81,4 @@ mod middleware;
 pub use self::auth::{ReqwestAuth, ReqwestAuthFuture, ReqwestAuthLayer};
 pub use self::client::client_builder;
 pub use self::http_client::{HttpClient, HttpClientFuture};
+pub(crate) use self::kind::kind_of;

@@ -20,9 +20,18 @@ pub trait OutgoingRequest: Sized + Send {
     /// Where the type cannot express it.
     fn from_http(request: Request<Bytes>) -> Result<Self, Box<dyn StdError + Send + Sync>>;
 
-    /// A client's error without the URL, where its type is known.
-    fn without_url(error: Box<dyn StdError + Send + Sync>) -> Box<dyn StdError + Send + Sync> {
-        error
+    /// A client's error as it may be printed, where its type is known: without the URL.
+    ///
+    /// An error of any other type is handed back as an `Err`, which is all that the default does. Of such a one
+    /// [`TokenError`](crate::TokenError) prints the kind and no more, as its text may hold the AppSecret.
+    ///
+    /// # Errors
+    ///
+    /// The same error, if it must not be printed.
+    fn printable(
+        error: Box<dyn StdError + Send + Sync>,
+    ) -> Result<Box<dyn StdError + Send + Sync>, Box<dyn StdError + Send + Sync>> {
+        Err(error)
     }
 }
 

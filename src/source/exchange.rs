@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::client::{IncomingReply, OutgoingRequest};
 use super::secret::Secret;
 use crate::reply::{errcode_of, lenient};
-use crate::token::{AccessToken, BoxError, TokenError};
+use crate::token::{AccessToken, BoxError, ClientError, TokenError};
 
 /// Token replies are about 200 bytes.
 const LARGEST_REPLY: usize = 64 * 1024;
@@ -124,7 +124,10 @@ where
     ) -> Result<AccessToken, TokenError> {
         // Boxed first: an error that is a `String` was not written by our caller, and would be
         // printed with the URL that it may well hold.
-        let failed = |error: BoxError| TokenError::transport(Q::without_url(error));
+        let failed = |error: BoxError| match Q::printable(error) {
+            Ok(error) => TokenError::Transport(ClientError::printed(error, |t| secret.is_in(t))),
+            Err(error) => TokenError::transport(error),
+        };
         let request = Q::from_http(request).map_err(failed)?;
         let mut http = self.http.clone();
         let ready = poll_fn(|cx| http.poll_ready(cx)).await;

@@ -1,5 +1,6 @@
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 /// An AppSecret: zeroized when dropped, opaque to `Debug`.
@@ -13,6 +14,12 @@ impl Secret {
 
     pub(super) fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// Whether `text` tells the secret, as it is or as it stands in a URL.
+    pub(super) fn is_in(&self, text: &str) -> bool {
+        let tells = |text: &str| !self.0.is_empty() && text.contains(self.expose());
+        tells(text) || tells(&percent_decode_str(text).decode_utf8_lossy())
     }
 
     /// `text` without the secret, should a server have sent it back.

@@ -14,9 +14,9 @@ pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 /// Why no token could be had.
 ///
 /// Clones share what they hold, so that everybody who waited for one token request gets the same
-/// failure. Neither `Display` nor `Debug` prints a secret, a token, a URL, or the text of an HTTP
-/// client's error (which holds the URL, and with it the AppSecret): [`ClientError::get_ref`] has
-/// that error for whoever wants to look into it.
+/// failure. Neither `Display` nor `Debug` prints a secret, a token or a URL with a query, nor the text of
+/// an HTTP client's error that may hold one: [`ClientError::get_ref`] has that error for whoever wants to
+/// look into it.
 ///
 /// ```
 /// use tower_wechat::TokenError;
@@ -70,13 +70,9 @@ impl TokenError {
     ///
     /// Control characters are replaced by spaces, and a long `errmsg` is cut, as both may go to logs.
     pub fn api(errcode: i64, errmsg: impl AsRef<str>) -> Self {
-        const LONGEST: usize = 512;
-        let errmsg = errmsg.as_ref().trim().chars().take(LONGEST);
         TokenError::Api {
             errcode,
-            errmsg: errmsg
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect(),
+            errmsg: one_line(errmsg.as_ref()),
         }
     }
 
@@ -167,10 +163,11 @@ impl fmt::Display for TokenError {
 
 impl StdError for TokenError {}
 
-/// An error of somebody else's whose text is not ours to print.
+/// An error of somebody else's, whose text may not be ours to print.
 ///
 /// Errors of HTTP clients print the URL, and the URL of a token request holds the AppSecret. So
-/// `Display` and `Debug` name the [`io::ErrorKind`] found in the chain and no more;
+/// `Display` and `Debug` name the [`io::ErrorKind`] found in the chain and no more; an error of reqwest's, of
+/// which the URL can be taken out, is printed with all its sources, unless one of them tells the AppSecret.
 /// [`get_ref`](ClientError::get_ref) hands the error out.
 ///
 /// ```
@@ -203,6 +200,25 @@ impl ClientError {
         }
     }
 
+    /// An error of a known type, without its URL: it is printed with its sources, unless that would tell a secret.
+    pub(crate) fn printed(error: BoxError, tells_secret: impl Fn(&str) -> bool) -> Self {
+        let mut text = error.to_string();
+        let mut next = error.source();
+        while let Some(source) = next {
+            let why = source.to_string();
+            // Some errors say themselves what their source says.
+            if !text.ends_with(&why) {
+                text = format!("{text}: {why}");
+            }
+            next = source.source();
+        }
+        let text = (!tells_secret(&text)).then(|| one_line(&text).into());
+        ClientError {
+            error: Arc::from(error),
+            text,
+        }
+    }
+
     /// The error itself, whose `Display` and `Debug` may print a URL with a secret in it.
     pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
         &*self.error
@@ -224,17 +240,28 @@ impl fmt::Debug for ClientError {
     }
 }
 
-/// Prints what is safe to print of an error whose type we do not know.
+/// Text of somebody else's as it can go to a log.
+fn one_line(text: &str) -> String {
+    const LONGEST: usize = 512;
+    let text = text.trim().chars().take(LONGEST);
+    text.map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Prints what is safe to print of an error that may tell a secret: what kind it is, as far as that is known.
 pub(crate) fn fmt_foreign(
     error: &(dyn StdError + 'static),
     f: &mut fmt::Formatter<'_>,
 ) -> fmt::Result {
+    let mut kind = None;
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<TokenError>() {
             return fmt::Display::fmt(error, f);
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
+            if let Some(kind) = kind {
+                write!(f, "{kind}: ")?;
+            }
             return match error.kind().to_string().as_str() {
                 // The standard library has no kind for names that cannot be looked up.
                 "uncategorized error" => f.write_str(
@@ -243,9 +270,26 @@ pub(crate) fn fmt_foreign(
                 kind => f.write_str(kind),
             };
         }
+        kind = kind.or_else(|| kind_of(error));
         next = error.source();
     }
-    f.write_str("an error of the HTTP client's, not printed here since it may hold a secret")
+    f.write_str(
+        kind.unwrap_or(
+            "an error of the HTTP client's, not printed here since it may hold a secret",
+        ),
+    )
+}
+
+/// Of the errors of those clients that there is a feature for.
+fn kind_of(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+    type KindOf = fn(&(dyn StdError + 'static)) -> Option<&'static str>;
+    const CLIENTS: &[KindOf] = &[
+        #[cfg(feature = "reqwest")]
+        crate::reqwest::kind_of,
+        #[cfg(feature = "reqwest-0-12")]
+        crate::reqwest_0_12::kind_of,
+    ];
+    CLIENTS.iter().find_map(|kind_of| kind_of(error))
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ use reqwest_tracing::{SpanBackendWithUrl, TracingMiddleware};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 use tower_wechat::mock::Failure;
-use tower_wechat::{AccessToken, SkipAuth, TokenManager, source_fn};
+use tower_wechat::{
+    AccessToken, ClientCredential, SkipAuth, TokenError, TokenManager, TokenSource, source_fn,
+};
 
 use super::super::*;
 use super::adapter::Setup;
@@ -365,4 +367,26 @@ async fn extensions_are_back_when_the_call_is_given_up_while_it_waits_for_a_toke
     let reply = in_time(request.with_extension(Callers).send()).await;
     assert!(reply.unwrap_err().is_middleware());
     assert_eq!(told.recv().await.unwrap(), all_and(0));
+}
+
+#[tokio::test]
+async fn a_client_with_middleware_feeds_a_source_and_its_errors_tell_no_secret() {
+    let setup = Setup::new().await;
+    let client = ClientBuilder::new(setup.client.clone())
+        .with(TracingMiddleware::default())
+        .build();
+    let (appid, secret) = (setup.wechat.appid(), setup.wechat.secret());
+    let source = ClientCredential::new(client, appid, secret);
+    let good = source.clone().base_url(setup.wechat.url());
+    let token = good.issue(None).await.unwrap();
+    assert_eq!(setup.wechat.current_token().unwrap(), token.secret());
+
+    let error = source.base_url(nobody().await).issue(None).await;
+    let error = error.unwrap_err();
+    assert!(error.to_string().contains("Connection refused"), "{error}");
+    let TokenError::Transport(error) = error else {
+        panic!("{error:?}")
+    };
+    let clients = error.get_ref();
+    assert!(!format!("{clients} {clients:?}").contains(secret));
 }

@@ -5,17 +5,21 @@
     reason = "each test file uses a part of it"
 )]
 
+use std::future::IntoFuture;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, MutexGuard};
 use tower_wechat::mock::MockWechat;
 use tower_wechat::{AccessToken, ClientCredential, TokenManager, WechatAuthLayer, source_fn};
 
@@ -86,7 +90,7 @@ pub fn token_in<B>(request: &Request<B>) -> Option<String> {
 
 /// What was traced, as a writer for `tracing_subscriber::fmt`.
 #[derive(Clone, Default)]
-pub struct Recorded(Arc<Mutex<Vec<u8>>>);
+pub struct Recorded(Arc<std::sync::Mutex<Vec<u8>>>);
 
 impl Write for Recorded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -110,4 +114,30 @@ impl Recorded {
         let bytes = std::mem::take(&mut *self.0.lock().unwrap());
         String::from_utf8(bytes).unwrap()
     }
+}
+
+/// A server of the test's own; its origin.
+pub async fn serve(app: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, app).into_future());
+    origin
+}
+
+/// An address where nobody listens.
+pub async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// Two storms at a time are too many for some machines.
+pub async fn calm() -> MutexGuard<'static, ()> {
+    static STORM: Mutex<()> = Mutex::const_new(());
+    more_open_files();
+    STORM.lock().await
+}
+
+/// A thousand calls are two thousand sockets in this process, and the usual limit is 1024.
+pub fn more_open_files() {
+    rlimit::increase_nofile_limit(u64::MAX).expect("more open files");
 }

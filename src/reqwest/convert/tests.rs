@@ -46,6 +46,17 @@ fn a_redirect_may_have_written_it_differently() {
 }
 
 #[test]
+fn a_redirect_may_have_put_the_whole_url_into_a_parameter() {
+    assert_eq!(
+        out_of(
+            "http://h/p?access_token=0123456789abcdef",
+            "http://i/login?back=http%3A%2F%2Fh%2Fp%3Faccess%5Ftoken%3D0123456789abcdef&a=1"
+        ),
+        "http://i/login"
+    );
+}
+
+#[test]
 fn what_was_not_sent_is_the_replys_own() {
     // As an identity provider's redirect gives it to whoever asked for it.
     let got = "http://i/q?access_token=theirs";

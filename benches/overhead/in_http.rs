@@ -1,19 +1,14 @@
-//! What the layer costs a call, side by side with its neighbours: in process, a stub inside, the
-//! token in the cache, the reply's body drained.
-//!
-//! `cargo bench --bench overhead` prints times and allocations. Machines are noisy: compare rows of
-//! one run, or count instructions, which repeat exactly:
-//! `OVERHEAD_CASE=row_5_wechat_auth_ok valgrind --tool=callgrind target/release/deps/overhead-…`.
+//! In process, in http's types, a stub inside: the layer beside tower's own middleware.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::{Future, Ready, poll_fn, ready};
 use std::hint::black_box;
+use std::marker::PhantomData;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use divan::{AllocProfiler, Bencher};
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
 use http_body::Body;
@@ -21,18 +16,13 @@ use http_body_util::Full;
 use tower::retry::{Policy, Retry};
 use tower::{Layer, Service};
 use tower_http::follow_redirect::FollowRedirectLayer;
-use tower_wechat::{AccessToken, TokenManager, WechatAuthLayer, source_fn};
+use tower_wechat::WechatAuthLayer;
+use tower_wechat::reqwest::HttpClient;
 
-#[global_allocator]
-static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
+use super::{Call, MESSAGE, MESSAGES, OK, TOKEN, at_once, tokens};
 
 type Outgoing = Request<Full<Bytes>>;
 
-/// About as long as WeChat's own.
-const TOKEN: &str = "78_ZxExampleExampleExampleExampleExampleExampleExampleExampleExampleExample\
-                     ExampleExampleExampleExampleExampleExampleExampleExample0123456789";
-
-static OK: &[u8] = br#"{"errcode":0,"errmsg":"ok"}"#;
 static JSON_2_KIB: &[u8] = &json_2_kib();
 static IMAGE: &[u8] = b"\xff\xd8\xff\xe0 an image, as far as anybody looks into it";
 
@@ -152,113 +142,76 @@ impl<R, E> Policy<Outgoing, R, E> for Cloning {
     }
 }
 
-fn wechat_auth(reply: &'static [u8]) -> impl Call {
-    let tokens = TokenManager::new(source_fn(|_| async {
-        Ok(AccessToken::new(TOKEN, Duration::from_secs(7200)))
-    }));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(tokens.token()).expect("a token");
-    Caller(WechatAuthLayer::new(tokens).layer(Stub(reply)))
-}
+/// Calls a service whose requests have the body `B`.
+struct Caller<S, B>(S, PhantomData<fn(B)>);
 
-/// One call, from the request to the last frame of the reply.
-trait Call {
-    fn call(&mut self);
-}
-
-struct Caller<S>(S);
-
-impl<S, R> Call for Caller<S>
+impl<S, B, R> Call for Caller<S, B>
 where
-    S: Service<Outgoing, Response = Response<R>>,
-    R: Body<Data = Bytes>,
+    S: Service<Request<B>, Response = Response<R>, Error: fmt::Debug>,
+    B: From<String>,
+    R: Body,
 {
     fn call(&mut self) {
-        let request = Request::post("https://api.weixin.qq.com/cgi-bin/message/custom/send?a=1")
+        let request = Request::post(MESSAGES)
             .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(String::from(r#"{"touser":"o"}"#))))
+            .body(B::from(String::from(MESSAGE)))
             .expect("a request");
-        let mut cx = Context::from_waker(Waker::noop());
         let service = &mut self.0;
-        assert!(
-            pin!(poll_fn(|cx| service.poll_ready(cx)))
-                .poll(&mut cx)
-                .is_ready()
-        );
-        let Poll::Ready(Ok(reply)) = pin!(service.call(request)).poll(&mut cx) else {
-            unreachable!("the stub answers at once")
-        };
+        at_once(poll_fn(|cx| service.poll_ready(cx))).expect("ready");
+        let reply = at_once(service.call(request)).expect("a reply");
         let mut body = pin!(reply.into_body());
-        while let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(&mut cx) {
+        while let Some(Ok(frame)) = at_once(poll_fn(|cx| body.as_mut().poll_frame(cx))) {
             black_box(frame);
         }
     }
 }
 
-fn stub() -> impl Call {
-    Caller(Stub(OK))
+fn caller(
+    service: impl Service<Outgoing, Response = Response<Full<Bytes>>, Error: fmt::Debug>,
+) -> impl Call {
+    Caller(service, PhantomData)
 }
 
-fn tower_retry() -> impl Call {
-    Caller(Retry::new(Cloning, Stub(OK)))
+pub(super) fn stub() -> impl Call {
+    caller(Stub(OK))
 }
 
-fn follow_redirect() -> impl Call {
-    Caller(FollowRedirectLayer::new().layer(Stub(OK)))
+pub(super) fn tower_retry() -> impl Call {
+    caller(Retry::new(Cloning, Stub(OK)))
 }
 
-fn unavoidable() -> impl Call {
-    Caller(Unavoidable(Stub(OK)))
+pub(super) fn follow_redirect() -> impl Call {
+    caller(FollowRedirectLayer::new().layer(Stub(OK)))
 }
 
-/// Every row once, for the table and for counting instructions.
-macro_rules! rows {
-    ($($name:ident = $make:expr;)+) => {
-        $(
-            #[divan::bench(name = stringify!($name))]
-            fn $name(bencher: Bencher<'_, '_>) {
-                let mut service = $make;
-                bencher.bench_local(|| service.call());
-            }
-        )+
-
-        fn count(case: &str, calls: u32) {
-            match case {
-                $(stringify!($name) => {
-                    let mut service = $make;
-                    for _ in 0..calls {
-                        service.call();
-                    }
-                })+
-                _ => panic!("no such row: {case}"),
-            }
-        }
-    };
+pub(super) fn unavoidable() -> impl Call {
+    caller(Unavoidable(Stub(OK)))
 }
 
-rows! {
-    row_1_stub = stub();
-    row_2_tower_retry = tower_retry();
-    row_3_follow_redirect = follow_redirect();
-    row_4_unavoidable = unavoidable();
-    row_5_wechat_auth_ok = wechat_auth(OK);
-    row_6_wechat_auth_json_2_kib = wechat_auth(JSON_2_KIB);
-    row_7_wechat_auth_image = wechat_auth(IMAGE);
+fn wechat_auth(reply: &'static [u8]) -> impl Call {
+    Caller::<_, Full<Bytes>>(
+        WechatAuthLayer::new(tokens()).layer(Stub(reply)),
+        PhantomData,
+    )
 }
 
-fn main() {
-    match std::env::var("OVERHEAD_CASE") {
-        Ok(case) => {
-            let calls = std::env::var("OVERHEAD_CALLS").ok();
-            count(&case, calls.and_then(|n| n.parse().ok()).unwrap_or(1000));
-        }
-        Err(_) => {
-            // The first row would pay for waking the processor up.
-            count("row_5_wechat_auth_ok", 200_000);
-            divan::main();
-        }
-    }
+pub(super) fn wechat_auth_ok() -> impl Call {
+    wechat_auth(OK)
+}
+
+pub(super) fn wechat_auth_json_2_kib() -> impl Call {
+    wechat_auth(JSON_2_KIB)
+}
+
+pub(super) fn wechat_auth_image() -> impl Call {
+    wechat_auth(IMAGE)
+}
+
+/// The layer over a client of reqwest's, for callers with requests of http's type.
+pub(super) fn over_reqwest(
+    client: HttpClient<
+        impl Service<reqwest::Request, Response = reqwest::Response, Error = reqwest::Error> + Clone,
+    >,
+) -> impl Call {
+    Caller::<_, reqwest::Body>(WechatAuthLayer::new(tokens()).layer(client), PhantomData)
 }
