@@ -11,6 +11,8 @@
 
 use std::process::ExitCode;
 
+use tower::Layer;
+use tower::layer::layer_fn;
 use tower_wechat::mock::MockWechat;
 use tower_wechat::reqwest_0_12::{ReqwestAuthLayer, client_builder};
 use tower_wechat::{ClientCredential, TokenManager, WechatAuthLayer};
@@ -50,7 +52,7 @@ fn sdk(account: &Account) -> Result<WechatMpBuilder, WechatError> {
 async fn in_the_layer(account: &Account) -> Result<WechatMp, Failure> {
     // A program that talks to WeChat itself has no `.base_url` and no `.api_origin`.
     let client = client_builder().build()?;
-    let source = ClientCredential::new(client, &account.appid, &account.secret);
+    let source = ClientCredential::new(client.clone(), &account.appid, &account.secret);
     let tokens = TokenManager::new(source.base_url(&account.base_url));
     // Calls fetch one when they need it, but a wrong secret should be told when the program starts.
     let token = tokens.token().await;
@@ -60,7 +62,10 @@ async fn in_the_layer(account: &Account) -> Result<WechatMp, Failure> {
     let layer = WechatAuthLayer::new(tokens)
         .api_origin(&account.base_url)
         .answer_token_requests(true);
-    let sdk = sdk(account)?.with_middleware(ReqwestAuthLayer::new(layer));
+    // `.with_middleware(ReqwestAuthLayer::new(layer))` would do, but for the SDK's own client, which sends
+    // the token on as `Referer` after a redirect. Ours takes its place.
+    let wechat = ReqwestAuthLayer::new(layer).layer(client);
+    let sdk = sdk(account)?.with_middleware(layer_fn(move |_sdks_client| wechat.clone()));
     Ok(sdk.build()?)
 }
 

@@ -34,11 +34,36 @@ pub(crate) type Select = dyn Fn(&Parts) -> Option<TokenManager> + Send + Sync;
 /// What becomes of a request.
 pub(crate) enum Route {
     /// It is sent as it is.
-    Pass,
+    Pass(Passed),
     /// It gets a token of this manager's.
     Authorize(TokenManager),
     /// It asks for a token and is answered with one of this manager's.
     Answer(TokenManager),
+}
+
+/// Why a request is sent as it is.
+#[derive(Clone, Copy)]
+pub(crate) enum Passed {
+    Elsewhere,
+    WithoutTls,
+    Exempt,
+    TokenRequest,
+    Skipped,
+    NoAccount,
+}
+
+impl Passed {
+    /// The answer to "why 41001?" is often among these.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Passed::Elsewhere => "the host is not the platform's, nor an api_origin",
+            Passed::WithoutTls => "WeChat's host gets the token over https only",
+            Passed::Exempt => "the path takes another token, or none",
+            Passed::TokenRequest => "it asks for a token, and answer_token_requests is off",
+            Passed::Skipped => "it has SkipAuth",
+            Passed::NoAccount => "select names no account for it",
+        }
+    }
 }
 
 impl Config {
@@ -56,17 +81,22 @@ impl Config {
 
     pub(crate) fn route(&self, request: &Parts) -> Route {
         let target = self.scope.target(&request.uri);
-        if target == Target::Elsewhere
-            || (target == Target::Token && !self.answer_token_requests)
-            || request.extensions.get::<SkipAuth>().is_some()
-        {
-            return Route::Pass;
+        let passed = match target {
+            Target::Elsewhere if self.scope.lacks_tls(&request.uri) => Some(Passed::WithoutTls),
+            Target::Elsewhere => Some(Passed::Elsewhere),
+            Target::Exempt => Some(Passed::Exempt),
+            _ if request.extensions.get::<SkipAuth>().is_some() => Some(Passed::Skipped),
+            Target::Token if !self.answer_token_requests => Some(Passed::TokenRequest),
+            Target::Token | Target::Api => None,
+        };
+        if let Some(passed) = passed {
+            return Route::Pass(passed);
         }
         let tokens = match &self.accounts {
             Accounts::One(tokens) => tokens.clone(),
             Accounts::Selected(select) => match select(request) {
                 Some(tokens) => tokens,
-                None => return Route::Pass,
+                None => return Route::Pass(Passed::NoAccount),
             },
         };
         if target == Target::Token {

@@ -264,15 +264,11 @@ where
 {
     // Only the outcome is taken: the call is large to move, and dropped with the future.
     let outcome = call.as_mut().map(|call| mem::take(&mut call.outcome));
+    let outcome = outcome.unwrap_or_default();
     let extensions = reply.extensions_mut();
-    match outcome {
-        Some(outcome) if outcome.errcode().is_some() => {
-            extensions.insert(outcome);
-        }
-        // Nothing was to be done here. A layer inside, for another account, may have done something.
-        _ => {
-            extensions.get_or_insert_default::<AuthOutcome>();
-        }
+    // Where nothing was to be done here, a layer inside, for another account, may have done something.
+    if outcome.errcode().is_some() || extensions.get::<AuthOutcome>().is_none() {
+        extensions.insert(outcome);
     }
     Poll::Ready(Ok(reply))
 }

@@ -140,6 +140,7 @@ impl WechatAuthLayer {
     /// # Panics
     ///
     /// When `origin` is not `http://` or `https://`, a host and maybe a port, and nothing more.
+    #[track_caller]
     pub fn api_origin(mut self, origin: impl AsRef<str>) -> Self {
         self.config().scope.add_origin(origin.as_ref());
         self
@@ -175,7 +176,8 @@ impl WechatAuthLayer {
     /// Whether a request for a token is answered with the manager's own; default no.
     ///
     /// For an SDK that fetches tokens by itself through the wrapped client: its second token would
-    /// void the first. With this it is handed the one that the layer uses.
+    /// void the first. With this it is handed the one that the layer uses, whatever appid and secret it
+    /// asks with: who may call through this client may have its token.
     pub fn answer_token_requests(mut self, answer: bool) -> Self {
         self.config().answer_token_requests = answer;
         self

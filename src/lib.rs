@@ -72,7 +72,8 @@
 //! # Failures
 //!
 //! An errcode is a reply, not an error. [`Error`] says that no token could be had (the call was not
-//! sent), or that the client failed. No error, log or `Debug` of this crate holds a token, an
+//! sent), or that the client failed. Only where a caller takes no error of ours, as the SDKs do that
+//! `ReqwestAuthLayer` is for, "no token" is a reply as well. No error, log or `Debug` of this crate holds a token, an
 //! AppSecret or a URL with a query; [`Error::into_source`] hands your client's own error back, which
 //! may. Tokens and secrets are zeroized when they are dropped; what was written into a request or came
 //! in a reply is in an HTTP client's buffers, and is not.

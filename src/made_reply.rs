@@ -16,41 +16,49 @@ pub(crate) fn token<R: Body>(
     token: Result<AccessToken, TokenError>,
     platform: Platform,
 ) -> Result<Response<ReplyBody<R>>, Error> {
-    let mut fields = match token {
-        Ok(token) => json!({
-            "access_token": token.secret(),
-            "expires_in": token.expires_in().as_secs(),
-        }),
-        Err(TokenError::Api { errcode, errmsg }) => {
-            json!({ "errcode": errcode, "errmsg": errmsg })
-        }
-        Err(error) => return Err(Error::token(error)),
+    let (mut fields, outcome) = match token {
+        Ok(token) => (
+            json!({
+                "access_token": token.secret(),
+                "expires_in": token.expires_in().as_secs(),
+            }),
+            AuthOutcome::made_of_token(),
+        ),
+        Err(error) => match &error {
+            TokenError::Api { errcode, errmsg } => {
+                let fields = json!({ "errcode": errcode, "errmsg": errmsg });
+                (fields, AuthOutcome::made_of_error(error))
+            }
+            _ => return Err(Error::token(error)),
+        },
     };
     if platform == Platform::WeCom && fields.get("errcode").is_none() {
         fields["errcode"] = 0.into();
         fields["errmsg"] = "ok".into();
     }
-    Ok(reply(&fields))
+    Ok(reply(&fields, outcome))
 }
 
-/// The answer to a call that was not sent, where the caller takes no error of ours.
+/// The answer to a call that was not sent, where the caller takes no error of ours: the same error, where it
+/// is another.
 #[cfg(any(feature = "reqwest", feature = "reqwest-0-12"))]
-pub(crate) fn no_token<R: Body>(error: &Error) -> Response<ReplyBody<R>> {
-    let errcode = error.token_error().and_then(TokenError::errcode);
-    reply(&json!({
-        "errcode": errcode.unwrap_or(crate::platform::BUSY),
+pub(crate) fn no_token<R: Body>(error: Error) -> Result<Response<ReplyBody<R>>, Error> {
+    let Some(why) = error.token_error() else {
+        return Err(error);
+    };
+    let fields = json!({
+        "errcode": why.errcode().unwrap_or(crate::platform::BUSY),
         "errmsg": error.to_string(),
-    }))
+    });
+    Ok(reply(&fields, AuthOutcome::made_of_error(why.clone())))
 }
 
-fn reply<R: Body>(fields: &Value) -> Response<ReplyBody<R>> {
+fn reply<R: Body>(fields: &Value, outcome: AuthOutcome) -> Response<ReplyBody<R>> {
     let mut reply = Response::new(ReplyBody::made(Bytes::from(fields.to_string())));
     reply.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    reply
-        .extensions_mut()
-        .insert(AuthOutcome::made_by_the_layer());
+    reply.extensions_mut().insert(outcome);
     reply
 }

@@ -21,7 +21,16 @@ use crate::token::TokenError;
 pub struct AuthOutcome {
     /// In a box, as nearly every call goes well.
     rejected: Option<Box<Rejected>>,
-    answered: bool,
+    made: Made,
+}
+
+/// Whether the layer itself made the reply, and of what.
+#[derive(Clone, Debug, Default)]
+enum Made {
+    #[default]
+    No,
+    OfToken,
+    OfError(Box<TokenError>),
 }
 
 #[derive(Clone, Debug)]
@@ -121,15 +130,32 @@ impl AuthOutcome {
         self.rejected.as_ref()?.not_replayed.as_ref()
     }
 
-    /// Whether the layer itself made the reply (`answer_token_requests`).
+    /// Whether the layer itself made the reply: it answered a request for a token
+    /// (`answer_token_requests`), or there was no token and the caller takes no error of ours
+    /// (`ReqwestAuthLayer`). Nothing was sent to WeChat then.
     pub fn answered(&self) -> bool {
-        self.answered
+        !matches!(self.made, Made::No)
     }
 
-    pub(crate) fn made_by_the_layer() -> Self {
+    /// Why no token could be had, where the layer itself made the reply for want of one.
+    pub fn token_error(&self) -> Option<&TokenError> {
+        match &self.made {
+            Made::OfError(error) => Some(error),
+            Made::No | Made::OfToken => None,
+        }
+    }
+
+    pub(crate) fn made_of_token() -> Self {
         AuthOutcome {
             rejected: None,
-            answered: true,
+            made: Made::OfToken,
+        }
+    }
+
+    pub(crate) fn made_of_error(error: TokenError) -> Self {
+        AuthOutcome {
+            rejected: None,
+            made: Made::OfError(Box::new(error)),
         }
     }
 
@@ -142,7 +168,7 @@ impl AuthOutcome {
                 rejected_again: false,
                 not_replayed: None,
             })),
-            answered: false,
+            made: Made::No,
         }
     }
 

@@ -30,7 +30,9 @@ pub(crate) enum Target {
     Api,
     /// A request for a token.
     Token,
-    /// Somebody else's host, or a path that takes another token or none.
+    /// A path that takes another token or none.
+    Exempt,
+    /// Somebody else's host.
     Elsewhere,
 }
 
@@ -60,6 +62,7 @@ impl Scope {
     /// # Panics
     ///
     /// When `origin` is not one.
+    #[track_caller]
     pub(crate) fn add_origin(&mut self, origin: &str) {
         self.origins.push(Origin::parse(origin).expect(
             "an origin is http:// or https://, a host, and maybe a port: no path, no query",
@@ -73,8 +76,8 @@ impl Scope {
         let path = single_slashes(uri.path());
         if self.platform.is_token_request(&path) {
             Target::Token
-        } else if Platform::is_exempt(&path) || path.split('/').any(is_dots) {
-            Target::Elsewhere
+        } else if Platform::is_exempt(&path) || has_dot_segments(&path) {
+            Target::Exempt
         } else {
             Target::Api
         }
@@ -102,6 +105,11 @@ impl Scope {
                     && origin.port == port
                     && origin.host.eq_ignore_ascii_case(host)
             })
+    }
+
+    /// Whether only TLS is missing.
+    pub(crate) fn lacks_tls(&self, uri: &Uri) -> bool {
+        uri.scheme() == Some(&Scheme::HTTP) && uri.host().is_some_and(|host| self.is_own(host))
     }
 
     fn is_own(&self, host: &str) -> bool {
@@ -152,11 +160,13 @@ fn single_slashes(path: &str) -> Cow<'_, str> {
     Cow::Owned(single)
 }
 
-/// A path with such segments is another once a client or a server resolves them, and none of WeChat's has any.
+/// Whether `path` is another once a client or a server resolves it. None of WeChat's is.
+fn has_dot_segments(path: &str) -> bool {
+    // Nearly every path has neither of these.
+    memchr::memchr2(b'.', b'%', path.as_bytes()).is_some() && path.split('/').any(is_dots)
+}
+
 fn is_dots(segment: &str) -> bool {
-    if !segment.starts_with(['.', '%']) {
-        return false;
-    }
     let decoded: Cow<'_, [u8]> = percent_decode(segment.as_bytes()).into();
     matches!(&*decoded, b"." | b"..")
 }

@@ -78,10 +78,10 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
         match self.config.route(&parts) {
-            Route::Pass => {
-                // The answer to "why 41001?" is often a missing `api_origin`.
+            Route::Pass(passed) => {
+                self.config.warnings.of_passed(passed);
                 let (host, path) = (parts.uri.host(), parts.uri.path());
-                tracing::debug!(host, path, "sent as it is, out of the layer's scope");
+                tracing::debug!(host, path, why = passed.reason(), "sent as it is");
                 ResponseFuture::pass(self.inner.call(Request::from_parts(parts, body)))
             }
             Route::Answer(tokens) => {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::Passed;
+
 /// What has been warned of: one bad day must not fill a disk with the same line.
 #[derive(Default)]
 pub(crate) struct Warnings {
@@ -13,6 +15,8 @@ pub(crate) struct Warnings {
     pub(crate) same_token: Seldom,
     pub(crate) body_not_kept: Seldom,
     pub(crate) rejected_again: Seldom,
+    without_tls: Seldom,
+    token_request: Seldom,
 }
 
 impl Warnings {
@@ -22,6 +26,20 @@ impl Warnings {
                 "replies come in a content-encoding that is not looked into, so a rejected token \
                  would go unnoticed: turn on the feature `decompression`, or decompress inside \
                  this layer"
+            );
+        }
+    }
+
+    /// Warns of what is a mistake wherever it is done.
+    pub(crate) fn of_passed(&self, passed: Passed) {
+        if matches!(passed, Passed::WithoutTls) && self.without_tls.is_due() {
+            tracing::warn!("a call to WeChat over http is sent without a token: use https");
+        }
+        if matches!(passed, Passed::TokenRequest) && self.token_request.is_due() {
+            tracing::warn!(
+                "a request for a token passes through the layer, and what it gets may void the \
+                 layer's own: turn on answer_token_requests for an SDK, and give a token source \
+                 the client without the layer"
             );
         }
     }

@@ -42,8 +42,11 @@ impl Ended {
         assert_eq!(self.code, Some(1), "{}{}", self.stdout, self.stderr);
         assert_eq!(self.stderr.lines().count(), 1, "{}", self.stderr);
         assert!(self.stderr.contains(needle), "{}", self.stderr);
-        // What a Debug dump has and a sentence has not.
-        assert!(!self.stderr.contains(['{', '(', '[']), "{}", self.stderr);
+        // What a Debug dump has, and a sentence has not: braces, and a parenthesis behind a name.
+        assert!(!self.stderr.contains(['{', '[']), "{}", self.stderr);
+        let mut before_parentheses = self.stderr.split('(').rev().skip(1);
+        let in_a_sentence = before_parentheses.all(|text| text.ends_with(' '));
+        assert!(in_a_sentence, "{}", self.stderr);
         self.assert_no_secret(&[]);
     }
 

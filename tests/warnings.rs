@@ -63,4 +63,25 @@ async fn each_trouble_is_one_warning_however_many_calls_it_befalls() {
     let warnings = lines(recorded.take());
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
     assert!(warnings[0].contains("content-encoding"), "{warnings:#?}");
+
+    // Mistakes that only show as "41001, access_token missing", or as a token that dies all the time.
+    let (tokens, _) = numbered_tokens();
+    let service = WechatAuthLayer::new(tokens).layer(service_fn(|_: Request<Full<Bytes>>| {
+        ready(Ok::<_, Infallible>(reply(OK)))
+    }));
+    for _ in 0..100 {
+        for url in [
+            "http://api.weixin.qq.com/cgi-bin/user/get",
+            "https://api.weixin.qq.com/cgi-bin/token?grant_type=client_credential",
+            "http://127.0.0.1/cgi-bin/user/get",
+            "https://api.weixin.qq.com/sns/userinfo",
+        ] {
+            service.clone().oneshot(get(url)).await.unwrap();
+        }
+    }
+    let warnings = lines(recorded.take());
+    assert_eq!(warnings.len(), 2, "{warnings:#?}");
+    assert!(warnings[0].contains("use https"), "{warnings:#?}");
+    let what = "answer_token_requests";
+    assert!(warnings[1].contains(what), "{warnings:#?}");
 }

@@ -77,11 +77,27 @@ impl<S> Layer<S> for ReqwestAuthLayer {
 /// `poll_ready` is the inner service's. A caller that does not ask may still call: the service is made ready
 /// by the future then, as `oneshot` would.
 ///
+/// # Extensions of a request
+///
+/// [`SkipAuth`](crate::SkipAuth), and what [`select`](WechatAuthLayer::select) looks at, are extensions. reqwest's
+/// builder has none, but a request that is made of http's keeps them:
+///
+/// ```
+#[doc = concat!("# use ", module!(), " as reqwest;")]
+/// let request = http::Request::get("https://api.weixin.qq.com/cgi-bin/user/get")
+///     .extension(tower_wechat::SkipAuth)
+///     .body("")?;
+/// let request = reqwest::Request::try_from(request)?;
+/// # drop(request);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 ///
 /// The inner service's, without a URL. There is no error of reqwest's for "there is no token": such a call is not
 /// sent, and answered in WeChat's own form, HTTP 200 and `{"errcode":…,"errmsg":…}` with the code that the
-/// token request was answered with, or -1. `AuthOutcome::answered` says that it came from here.
+/// token request was answered with, or -1. [`AuthOutcome::token_error`](crate::AuthOutcome::token_error) says that
+/// it came from here, and why.
 pub struct ReqwestAuth<S = Client> {
     inner: WechatAuth<HttpClient<S>>,
     /// Whether `inner` was made ready for the next call.
@@ -204,10 +220,8 @@ where
                     service.call(request.take().expect(POLLED_AGAIN))
                 }
                 StateProj::Called(reply) => {
-                    let reply = match ready!(reply.poll(cx)) {
-                        Err(error) if error.is_token() => made_reply::no_token(&error),
-                        reply => reply.map_err(client_error)?,
-                    };
+                    let reply = ready!(reply.poll(cx)).or_else(made_reply::no_token);
+                    let reply = reply.map_err(client_error)?;
                     let url = this.url.take().expect(POLLED_AGAIN);
                     return Poll::Ready(Ok(convert::into_reqwest(reply, url)));
                 }

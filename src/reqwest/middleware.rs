@@ -46,6 +46,9 @@ use crate::layer::WechatAuthLayer;
 /// before it has no token in it, and a retry comes by again and gets the token of the day. A middleware after it sees
 /// the token in every URL.
 ///
+/// reqwest-retry refuses a request whose body is a stream, as a multipart form is, before the layer sees it: upload with a
+/// client that has the layer and no retries.
+///
 /// What a request is given `with_extension` is seen by [`select`](WechatAuthLayer::select), and
 /// [`SkipAuth`](crate::SkipAuth) works so.
 ///
@@ -54,6 +57,13 @@ use crate::layer::WechatAuthLayer;
 /// `Error::Middleware` with [`tower_wechat::Error`](crate::Error) in it when there is no token: the call was not sent. Other
 /// errors are the client's, without a URL; one of another middleware's that would print the token is
 /// put into a `tower_wechat::Error`, which does not print it.
+///
+/// ```
+/// fn errcode_of_token_request(error: &reqwest_middleware::Error) -> Option<i64> {
+///     let reqwest_middleware::Error::Middleware(error) = error else { return None };
+///     error.downcast_ref::<tower_wechat::Error>()?.token_error()?.errcode()
+/// }
+/// ```
 #[async_trait]
 impl Middleware for WechatAuthLayer {
     async fn handle(

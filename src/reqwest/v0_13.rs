@@ -48,7 +48,11 @@
 //!
 //! One thing only the client can prevent: reqwest sends the URL of a request that is redirected on to the
 //! other host, as `Referer`. A client of [`client_builder`] does not; on one of your own turn it off with
-//! `.referer(false)`.
+//! `.referer(false)`. Where an SDK makes its own client and lets you wrap it, wrap one of yours in its place:
+//! `layer_fn(move |_sdks_client| wechat.clone())` with tower's `layer_fn`.
+//!
+//! And one is left where it is: the URI that was sent is in the extensions of each reply, for whoever asks for
+//! tower-http's `RequestUri`, since reqwest follows redirects by that crate.
 //!
 //! # Timeouts and TLS
 //!

@@ -12,6 +12,10 @@ use crate::token::BoxError;
 ///
 /// `http::Request` is one for every body that is made from [`Bytes`], and with the features for reqwest so
 /// are its requests. Implement it for the request type of a client of your own.
+#[diagnostic::on_unimplemented(
+    message = "no token can be asked for with a `{Self}`",
+    note = "the features `reqwest` (0.13) and `reqwest-0-12` of tower-wechat make reqwest's requests do"
+)]
 pub trait OutgoingRequest: Sized + Send {
     /// The request that asks for a token; its URL may hold the AppSecret.
     ///
@@ -38,6 +42,10 @@ pub trait OutgoingRequest: Sized + Send {
 /// A reply type in which a token source can be answered.
 ///
 /// `http::Response` is one whatever its body, and with the features for reqwest so are its replies.
+#[diagnostic::on_unimplemented(
+    message = "no token can be read from a `{Self}`",
+    note = "the features `reqwest` (0.13) and `reqwest-0-12` of tower-wechat make reqwest's replies do"
+)]
 pub trait IncomingReply {
     /// Its body.
     type Body: Body<Data: Send, Error: Into<Box<dyn StdError + Send + Sync>> + 'static> + Send;

@@ -45,6 +45,7 @@ impl<S, Q> Endpoint<S, Q> {
     /// # Panics
     ///
     /// When `base_url` is not one: a mistake in the configuration, found where it is made.
+    #[track_caller]
     pub(super) fn set_base_url(&mut self, base_url: &str) {
         let base_url = base_url.trim_end_matches('/');
         let usable = base_url.parse::<Uri>().is_ok_and(|uri| {

@@ -54,6 +54,7 @@ where
     /// # Panics
     ///
     /// When `base_url` is not `http://` or `https://` with a host, or has a query.
+    #[track_caller]
     pub fn base_url(mut self, base_url: impl AsRef<str>) -> Self {
         self.endpoint.set_base_url(base_url.as_ref());
         self

@@ -263,9 +263,12 @@ pub(crate) fn fmt_foreign(
                 write!(f, "{kind}: ")?;
             }
             return match error.kind().to_string().as_str() {
-                // The standard library has no kind for names that cannot be looked up.
+                // The standard library has no kinds for these.
                 "uncategorized error" => f.write_str(
                     "an I/O error without a kind, as of a name that cannot be looked up",
+                ),
+                "other error" => f.write_str(
+                    "an I/O error without a kind, as of a certificate that is not trusted",
                 ),
                 kind => f.write_str(kind),
             };

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::TokenManager;
 
 /// Keeps a token fresh while it lives; made by [`TokenManager::keep_fresh`].
-#[must_use = "the token is kept fresh only while this lives"]
+#[must_use = "the token is kept fresh only while this lives: bind it to a name, for `_` drops it"]
 pub struct KeepFresh {
     timer: AbortHandle,
 }

@@ -73,7 +73,11 @@ async fn requests_for_a_token_are_answered_with_the_managers() {
         for request in [token_request(&setup), stable.build().unwrap()] {
             let path = request.url().path().to_owned();
             let reply = adapter.send(request).await.unwrap();
-            assert!(outcome_in(reply.extensions()).answered(), "{name}: {path}");
+            let outcome = outcome_in(reply.extensions());
+            assert!(
+                outcome.answered() && outcome.token_error().is_none(),
+                "{name}: {path}"
+            );
             let answer: Value = reply.json().await.unwrap();
             let token = setup.wechat.current_token().unwrap();
             assert_eq!(answer["access_token"], token, "{name}: {path}");
@@ -164,7 +168,9 @@ async fn without_a_first_token_reqwest_auth_answers_as_wechat_would() {
         let adapter = setup.wrapped(&(adapter::reqwest_auth as _));
         let reply = adapter.send(setup.message("o1")).await.unwrap();
         assert_eq!(reply.status(), 200);
-        assert!(outcome_in(reply.extensions()).answered());
+        let outcome = outcome_in(reply.extensions());
+        assert!(outcome.answered());
+        assert_eq!(outcome.token_error().unwrap().errcode(), errcode);
         assert_eq!(
             reply.url().as_str(),
             setup.url("/cgi-bin/message/custom/send")
