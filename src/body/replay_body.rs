@@ -33,7 +33,9 @@ const READ_PAST_LIMIT: usize = 16 * 1024 * 1024;
 ///
 /// Make it the body type of your client where your own type is no
 /// [`RequestBody`]. What is in memory already is captured without copying, whatever its size; of
-/// what is still to come a copy is kept as it flows by, up to `replay_limit` bytes.
+/// what is still to come a copy is kept as it flows by, up to `replay_limit` bytes. A body of several frames
+/// counts as in memory when all are there at once, and no more than 16 MiB after the one that exceeds the
+/// limit.
 ///
 /// A frame larger than what is left of the limit ends the copy, and with it the hope of a replay;
 /// the first sending is never held up.

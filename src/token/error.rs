@@ -200,7 +200,8 @@ impl ClientError {
         }
     }
 
-    /// An error of a known type, without its URL: it is printed with its sources, unless that would tell a secret.
+    /// An error of a known type, without its URL: it is printed with its sources, unless that would tell a secret,
+    /// or another URL with a query.
     pub(crate) fn printed(error: BoxError, tells_secret: impl Fn(&str) -> bool) -> Self {
         let mut text = error.to_string();
         let mut next = error.source();
@@ -212,7 +213,8 @@ impl ClientError {
             }
             next = source.source();
         }
-        let text = (!tells_secret(&text)).then(|| one_line(&text).into());
+        let has_query = text.split("://").skip(1).any(|url| url.contains('?'));
+        let text = (!has_query && !tells_secret(&text)).then(|| one_line(&text).into());
         ClientError {
             error: Arc::from(error),
             text,
@@ -317,6 +319,21 @@ mod tests {
         assert!(!TokenError::Status(StatusCode::NOT_FOUND).is_transient());
         assert!(!TokenError::api(40013, "").is_transient());
         assert!(!TokenError::Panicked.is_transient());
+    }
+
+    #[test]
+    fn an_error_of_a_known_type_is_printed_unless_it_tells_a_secret_or_a_query() {
+        let printed = |text: &str| {
+            let error = io::Error::other(text.to_owned()).into();
+            ClientError::printed(error, |text| text.contains("S3CRET")).to_string()
+        };
+        assert_eq!(printed("why? not\nhttp://h/p"), "why? not http://h/p");
+        for told in ["S3CRET", "not to http://h/p?a=1", "http://h and http://i/?"] {
+            assert_eq!(
+                printed(told),
+                "an I/O error without a kind, as of a certificate that is not trusted"
+            );
+        }
     }
 
     #[test]
