@@ -4,7 +4,6 @@
 mod support;
 
 use std::error::Error as StdError;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::Router;
@@ -66,31 +65,6 @@ mod v0_12 {
     #[allow(clippy::duplicate_mod, reason = "one source for two versions")]
     mod cases;
     use cases::{BoxError, Kind};
-}
-
-/// Everything traced in this process, at TRACE but for the crates below.
-fn record() -> &'static Recorded {
-    static RECORDED: OnceLock<Recorded> = OnceLock::new();
-    RECORDED.get_or_init(|| {
-        let recorded = Recorded::default();
-        let writer = recorded.clone();
-        tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_writer(move || writer.clone())
-            .init();
-        recorded
-    })
-}
-
-/// Display and Debug, plain and alternate, of an error and of all its sources.
-fn told(error: &(dyn StdError + 'static)) -> String {
-    let mut told = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        told += &format!("{error}\n{error:#}\n{error:?}\n{error:#?}\n");
-        next = error.source();
-    }
-    told
 }
 
 #[track_caller]

@@ -7,7 +7,6 @@ mod support;
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,38 +20,12 @@ use tower_wechat::{
     AccessToken, ClientCredential, StableToken, TokenError, TokenManager, WeComCredential,
     WechatAuthLayer, source_fn,
 };
-use tracing_subscriber::fmt::format::FmtSpan;
 
 const SECRET: &str = "S3CRETs3cretS3CRETs3cret";
 
 /// Everything traced in this process, at TRACE.
 fn recorded() -> String {
     record().text()
-}
-
-fn record() -> &'static Recorded {
-    static RECORDED: OnceLock<Recorded> = OnceLock::new();
-    RECORDED.get_or_init(|| {
-        let recorded = Recorded::default();
-        let writer = recorded.clone();
-        tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_span_events(FmtSpan::FULL)
-            .with_writer(move || writer.clone())
-            .init();
-        recorded
-    })
-}
-
-/// Display and Debug, plain and alternate, of an error and of all its sources.
-fn told(error: &(dyn StdError + 'static)) -> String {
-    let mut told = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        told += &format!("{error}\n{error:#}\n{error:?}\n{error:#?}\n");
-        next = error.source();
-    }
-    told
 }
 
 fn assert_silent(text: &str, secrets: &[String]) {

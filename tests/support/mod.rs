@@ -5,10 +5,11 @@
     reason = "each test file uses a part of it"
 )]
 
+use std::error::Error as StdError;
 use std::future::IntoFuture;
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -22,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, MutexGuard};
 use tower_wechat::mock::MockWechat;
 use tower_wechat::{AccessToken, ClientCredential, TokenManager, WechatAuthLayer, source_fn};
+use tracing_subscriber::fmt::format::FmtSpan;
 
 pub const API: &str = "https://api.weixin.qq.com/cgi-bin/user/get";
 pub const OK: &str = r#"{"errcode":0,"errmsg":"ok"}"#;
@@ -140,4 +142,30 @@ pub async fn calm() -> MutexGuard<'static, ()> {
 /// A thousand calls are two thousand sockets in this process, and the usual limit is 1024.
 pub fn more_open_files() {
     rlimit::increase_nofile_limit(u64::MAX).expect("more open files");
+}
+
+/// Everything traced in this process, at TRACE.
+pub fn record() -> &'static Recorded {
+    static RECORDED: OnceLock<Recorded> = OnceLock::new();
+    RECORDED.get_or_init(|| {
+        let recorded = Recorded::default();
+        let writer = recorded.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_span_events(FmtSpan::FULL)
+            .with_writer(move || writer.clone())
+            .init();
+        recorded
+    })
+}
+
+/// Display and Debug, plain and alternate, of an error and of all its sources.
+pub fn told(error: &(dyn StdError + 'static)) -> String {
+    let mut told = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        told += &format!("{error}\n{error:#}\n{error:?}\n{error:#?}\n");
+        next = error.source();
+    }
+    told
 }
