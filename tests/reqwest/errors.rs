@@ -25,6 +25,11 @@ async fn said_by_a_source(client: Client, origin: &str) -> String {
     get.to_string()
 }
 
+fn patient() -> Client {
+    client_builder().build().unwrap()
+}
+
+/// For servers that never answer.
 fn hasty() -> Client {
     let client = client_builder().timeout(Duration::from_millis(50));
     client.build().unwrap()
@@ -37,7 +42,7 @@ async fn every_path<T: 'static>(answer: impl axum::handler::Handler<T, ()>) -> S
 
 #[tokio::test]
 async fn a_source_says_what_the_client_says() {
-    let said = said_by_a_source(hasty(), &nobody().await).await;
+    let said = said_by_a_source(patient(), &nobody().await).await;
     assert!(
         said.starts_with("the token request failed: error sending request: "),
         "{said}"
@@ -81,12 +86,20 @@ async fn said_of_a_call(client: Client, origin: &str) -> String {
 async fn the_layer_says_what_kind_an_error_of_the_clients_is() {
     let hangs = every_path(async || std::future::pending::<()>().await).await;
     let ends_nowhere = every_path(async |uri: Uri| Redirect::temporary(&uri.to_string())).await;
-    for (origin, said) in [
-        (nobody().await, "no connection: connection refused"),
-        (hangs, "it took too long"),
-        (ends_nowhere, "a redirect that cannot be followed"),
+    for (client, origin, said) in [
+        (
+            patient(),
+            nobody().await,
+            "no connection: connection refused",
+        ),
+        (hasty(), hangs, "it took too long"),
+        (
+            patient(),
+            ends_nowhere,
+            "a redirect that cannot be followed",
+        ),
     ] {
-        let said_of_it = said_of_a_call(hasty(), &origin).await;
+        let said_of_it = said_of_a_call(client, &origin).await;
         assert_eq!(said_of_it, format!("the call failed: {said}"));
     }
 }
