@@ -24,13 +24,13 @@ pub(crate) fn token<R: Body>(
             }),
             AuthOutcome::made_of_token(),
         ),
-        Err(error) => match &error {
-            TokenError::Api { errcode, errmsg } => {
-                let fields = json!({ "errcode": errcode, "errmsg": errmsg });
-                (fields, AuthOutcome::made_of_error(error))
-            }
-            _ => return Err(Error::token(error)),
-        },
+        Err(error) => {
+            let TokenError::Api { errcode, errmsg } = &error else {
+                return Err(Error::token(error));
+            };
+            let fields = json!({ "errcode": errcode, "errmsg": errmsg });
+            (fields, AuthOutcome::made_of_error(error))
+        }
     };
     if platform == Platform::WeCom && fields.get("errcode").is_none() {
         fields["errcode"] = 0.into();

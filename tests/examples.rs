@@ -1,11 +1,13 @@
 //! The examples as somebody runs them: what they print, what they send, and how they end.
 
-use std::net::TcpListener;
+mod support;
+
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use support::nobody;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tower_wechat::mock::{Failure, MockWechat};
@@ -134,13 +136,6 @@ fn tokens(wechat: &MockWechat) -> Vec<String> {
     let requests = wechat.requests();
     let tokens = requests.iter().filter_map(|r| r.access_token());
     tokens.map(str::to_owned).collect()
-}
-
-/// An address where nobody listens.
-fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let addr = listener.local_addr().expect("it is bound");
-    format!("http://{addr}")
 }
 
 #[tokio::test]

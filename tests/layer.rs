@@ -378,7 +378,7 @@ async fn r7_a_transport_error_is_handed_on_whole_and_not_retried() {
     assert_eq!(source.kind(), io::ErrorKind::ConnectionReset);
 }
 
-// R9: an SDK's own token request.
+// R8: what the layer says it did.
 
 #[tokio::test(start_paused = true)]
 async fn r8_a_layer_with_nothing_to_do_leaves_the_outcome_of_one_inside() {
@@ -394,6 +394,8 @@ async fn r8_a_layer_with_nothing_to_do_leaves_the_outcome_of_one_inside() {
         assert!(outcome(&reply).replayed());
     }
 }
+
+// R9: an SDK's own token request.
 
 #[tokio::test(start_paused = true)]
 async fn r9_token_requests_are_answered_from_the_manager() {

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::http::{HeaderMap, header::REFERER};
 use axum::response::Redirect;
 use futures_util::future::join_all;
+use reqwest_0_12::Client;
 use support::{calm, nobody, serve, tokens_of};
 use tokio::sync::mpsc;
 use tower::Layer;
@@ -41,15 +42,19 @@ fn in_the_layer(wechat: &MockWechat) -> WechatMp {
 
 fn with_tokens_from(wechat: &MockWechat, base_url: &str) -> WechatMp {
     let client = client_builder().build().unwrap();
-    let source = ClientCredential::new(client.clone(), wechat.appid(), wechat.secret());
+    let layer = layer(wechat, client.clone(), base_url);
+    in_place_of_its_client(sdk(wechat), layer.layer(client))
+}
+
+/// The layer, whose tokens come by `client` from `base_url`.
+fn layer(wechat: &MockWechat, client: Client, base_url: &str) -> ReqwestAuthLayer {
+    let source = ClientCredential::new(client, wechat.appid(), wechat.secret());
     // A dead token endpoint is asked again and again for so long.
     let tokens = TokenManager::builder(source.base_url(base_url))
         .issue_timeout(Duration::from_secs(1))
         .build();
-    let layer = WechatAuthLayer::new(tokens)
-        .api_origin(wechat.url())
-        .answer_token_requests(true);
-    in_place_of_its_client(sdk(wechat), ReqwestAuthLayer::new(layer).layer(client))
+    let layer = WechatAuthLayer::new(tokens).api_origin(wechat.url());
+    ReqwestAuthLayer::new(layer.answer_token_requests(true))
 }
 
 /// The SDK with a client of ours: it wraps its own into whatever it is given, and that wraps nothing.
@@ -159,12 +164,8 @@ async fn uploads_survive_a_revocation() {
 #[tokio::test]
 async fn the_sdks_own_client_does_as_well() {
     let wechat = wechat().await;
-    let client = client_builder().build().unwrap();
-    let source = ClientCredential::new(client, wechat.appid(), wechat.secret());
-    let layer = WechatAuthLayer::new(TokenManager::new(source.base_url(wechat.url())))
-        .api_origin(wechat.url())
-        .answer_token_requests(true);
-    let sdk = sdk(&wechat).with_middleware(ReqwestAuthLayer::new(layer));
+    let layer = layer(&wechat, client_builder().build().unwrap(), &wechat.url());
+    let sdk = sdk(&wechat).with_middleware(layer);
     let sdk = sdk.build().unwrap();
     send(&sdk, "o").await.unwrap();
     wechat.revoke();
@@ -207,7 +208,7 @@ async fn without_a_token_the_sdk_reports_wechats_own_errcode() {
 #[tokio::test]
 async fn with_no_token_server_the_sdk_reports_that_wechat_is_busy() {
     let wechat = wechat().await;
-    let sdk = with_tokens_from(&wechat, &nobody().await);
+    let sdk = with_tokens_from(&wechat, &nobody());
     assert_eq!(errcode(send(&sdk, "o").await), -1);
     assert_eq!(wechat.requests().len(), 0);
 }

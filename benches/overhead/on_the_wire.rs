@@ -70,17 +70,17 @@ macro_rules! version {
             use super::*;
 
             /// What a row does with a request that the client has made.
-            trait Send {
+            trait Sends {
                 async fn send(&self, request: RequestBuilder) -> Body;
             }
 
-            impl Send for () {
+            impl Sends for () {
                 async fn send(&self, request: RequestBuilder) -> Body {
                     request.send().await.expect("a reply").into()
                 }
             }
 
-            impl Send for WechatAuth<HttpClient> {
+            impl Sends for WechatAuth<HttpClient> {
                 async fn send(&self, request: RequestBuilder) -> Body {
                     let request = request.build().expect("a request");
                     let request: http::Request<Body> = request.try_into().expect("a request");
@@ -89,7 +89,7 @@ macro_rules! version {
                 }
             }
 
-            impl Send for ReqwestAuth {
+            impl Sends for ReqwestAuth {
                 async fn send(&self, request: RequestBuilder) -> Body {
                     let request = request.build().expect("a request");
                     self.execute(request).await.expect("a reply").into()
@@ -101,7 +101,7 @@ macro_rules! version {
                 sends: S,
             }
 
-            impl<S: Send> Call for Caller<Sender<S>> {
+            impl<S: Sends> Call for Caller<Sender<S>> {
                 fn call(&mut self) {
                     let Sender { client, sends } = &self.client;
                     let request = client
@@ -116,7 +116,7 @@ macro_rules! version {
                 }
             }
 
-            fn caller<S: Send>(
+            fn caller<S: Sends>(
                 wrap: impl FnOnce(Client, WechatAuthLayer) -> S,
             ) -> Caller<Sender<S>> {
                 Caller::new(|layer| {

@@ -130,7 +130,7 @@ pub(super) async fn without_a_token() -> Vec<(Setup, Option<i64>)> {
 
     let mut dead = Setup::new().await;
     let origin = dead.wechat.url();
-    let source = ClientCredential::new(dead.client.clone(), "wx1", "hush").base_url(nobody().await);
+    let source = ClientCredential::new(dead.client.clone(), "wx1", "hush").base_url(nobody());
     // It is asked again and again for so long.
     let tokens = TokenManager::builder(source).issue_timeout(Duration::from_millis(100));
     dead.layer = WechatAuthLayer::new(tokens.build()).api_origin(&origin);

@@ -42,7 +42,7 @@ async fn every_path<T: 'static>(answer: impl axum::handler::Handler<T, ()>) -> S
 
 #[tokio::test]
 async fn a_source_says_what_the_client_says() {
-    let said = said_by_a_source(patient(), &nobody().await).await;
+    let said = said_by_a_source(patient(), &nobody()).await;
     assert!(
         said.starts_with("the token request failed: error sending request: "),
         "{said}"
@@ -87,11 +87,7 @@ async fn the_layer_says_what_kind_an_error_of_the_clients_is() {
     let hangs = every_path(async || std::future::pending::<()>().await).await;
     let ends_nowhere = every_path(async |uri: Uri| Redirect::temporary(&uri.to_string())).await;
     for (client, origin, said) in [
-        (
-            patient(),
-            nobody().await,
-            "no connection: connection refused",
-        ),
+        (patient(), nobody(), "no connection: connection refused"),
         (hasty(), hangs, "it took too long"),
         (
             patient(),

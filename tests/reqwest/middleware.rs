@@ -326,7 +326,7 @@ async fn extensions_go_through_both_sendings_of_a_replayed_call() {
 #[tokio::test]
 async fn extensions_are_back_after_an_error() {
     let setup = Setup::new().await;
-    let origin = nobody().await;
+    let origin = nobody();
     let url = format!("{origin}/cgi-bin/user/get");
     let layer = setup.layer.clone().api_origin(&origin);
     let (reply, after) = passed(&setup, layer, url, NEVER).await;
@@ -381,7 +381,7 @@ async fn a_client_with_middleware_feeds_a_source_and_its_errors_tell_no_secret()
     let token = good.issue(None).await.unwrap();
     assert_eq!(setup.wechat.current_token().unwrap(), token.secret());
 
-    let error = source.base_url(nobody().await).issue(None).await;
+    let error = source.base_url(nobody()).issue(None).await;
     let error = error.unwrap_err();
     assert!(error.to_string().contains("Connection refused"), "{error}");
     let TokenError::Transport(error) = error else {

@@ -72,7 +72,7 @@ fn reqwests_own(error: &BoxError) -> &super::reqwest::Error {
 #[tokio::test]
 async fn a_refused_connection() {
     for kind in KINDS {
-        let error = kind.get(&nobody().await, "/cgi-bin/a").await.unwrap_err();
+        let error = kind.get(&nobody(), "/cgi-bin/a").await.unwrap_err();
         assert_silent(&told(&*error));
         assert!(reqwests_own(&error).is_connect(), "{kind:?}");
         assert!(reqwests_own(&error).url().is_none(), "{kind:?}");
@@ -235,7 +235,7 @@ async fn token_requests_by_a_reqwest_client() {
         }
     }
     for stable in [false, true] {
-        assert_token_error_is_silent(&nobody().await, stable).await;
+        assert_token_error_is_silent(&nobody(), stable).await;
     }
     assert_silent(&record().text());
 }
