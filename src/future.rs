@@ -18,6 +18,7 @@ use crate::body::{Replay, ReplyBody, RequestBody};
 use crate::config::Config;
 use crate::error::Error;
 use crate::made_reply;
+use crate::metrics;
 use crate::outcome::{AuthOutcome, NotReplayed, Rejection};
 use crate::platform::Platform;
 use crate::reply::{Coding, Inspector, Look};
@@ -182,18 +183,21 @@ where
                     return Poll::Ready(made_reply::token(token, *platform));
                 }
                 StepProj::Token(token) => {
-                    let token = ready!(token.as_mut().poll(cx)).map_err(Error::token)?;
-                    this.call.as_mut().expect(AUTHORIZED).token = Some(token);
+                    let token = ready!(token.as_mut().poll(cx));
+                    let call = this.call.as_mut().expect(AUTHORIZED);
+                    call.token = Some(token.map_err(|error| call.without_token(error))?);
                     Step::Ready
                 }
                 StepProj::Ready => {
                     let call = this.call.as_mut().expect(AUTHORIZED);
-                    ready!(call.inner.poll_ready(cx)).map_err(Error::service)?;
+                    let ready = ready!(call.inner.poll_ready(cx));
+                    ready.map_err(|error| failed(Some(call), error))?;
                     let request = call.request().expect(AUTHORIZED);
                     Step::Sent(call.inner.call(request))
                 }
                 StepProj::Sent(reply) => {
-                    let reply = ready!(reply.poll(cx)).map_err(Error::service)?;
+                    let reply = ready!(reply.poll(cx));
+                    let reply = reply.map_err(|error| failed(this.call.as_ref(), error))?;
                     let mut reply = reply.map(ReplyBody::new);
                     let call = this.call.as_mut();
                     let Some((call, mut inspector)) = call.and_then(|call| {
@@ -254,6 +258,13 @@ where
 const AUTHORIZED: &str = "only a request that gets a token comes here, and once";
 const POLLED_AGAIN: &str = "`ResponseFuture` polled after it was ready";
 
+fn failed<S, B>(call: Option<&Call<S, B>>, error: impl Into<BoxError>) -> Error {
+    if let Some(call) = call {
+        metrics::failed(call.tokens.label());
+    }
+    Error::service(error)
+}
+
 /// The reply as the caller gets it.
 fn done<S, B, R>(
     call: &mut Option<Call<S, B>>,
@@ -263,7 +274,10 @@ where
     R: Body,
 {
     // Only the outcome is taken: the call is large to move, and dropped with the future.
-    let outcome = call.as_mut().map(|call| mem::take(&mut call.outcome));
+    let outcome = call.as_mut().map(|call| {
+        metrics::answered(call.tokens.label(), &call.outcome);
+        mem::take(&mut call.outcome)
+    });
     let outcome = outcome.unwrap_or_default();
     let extensions = reply.extensions_mut();
     // Where nothing was to be done here, a layer inside, for another account, may have done something.
@@ -274,6 +288,11 @@ where
 }
 
 impl<S, B> Call<S, B> {
+    fn without_token(&self, error: TokenError) -> Error {
+        metrics::without_token(self.tokens.label());
+        Error::token(error)
+    }
+
     fn request(&mut self) -> Option<Request<B>> {
         let request = Request::new(self.body.take()?);
         Some(self.head.write(request, self.token.as_ref()?))
@@ -309,11 +328,13 @@ impl<S, B> Call<S, B> {
             return None;
         }
         tracing::debug!(
+            account = self.tokens.account(),
             errcode = rejection.errcode(),
             rid = rejection.rid(),
             path = self.head.uri.path(),
             "the access_token was rejected"
         );
+        metrics::rejected(self.tokens.label(), rejection.errcode());
         self.outcome = AuthOutcome::rejected(rejection);
         let (tokens, rejected) = (self.tokens.clone(), self.token.clone()?);
         Some(Box::pin(async move { tokens.refresh(&rejected).await }))
@@ -339,25 +360,28 @@ impl<S, B> Call<S, B> {
     }
 
     fn not_replayed(&mut self, why: NotReplayed) {
-        let path = self.head.uri.path();
+        let (account, path) = (self.tokens.account(), self.head.uri.path());
         let warnings = &self.config.warnings;
         let handed_on = format!("the rejection is handed on: {why}");
         match &why {
             // The manager has warned already, once for all calls.
-            NotReplayed::NoToken(_) => tracing::debug!(path, "{handed_on}"),
-            NotReplayed::SameToken => warnings.same_token.tell(path, &handed_on),
-            NotReplayed::BodyNotKept => warnings.body_not_kept.tell(path, &handed_on),
+            NotReplayed::NoToken(_) => tracing::debug!(account, path, "{handed_on}"),
+            NotReplayed::SameToken => warnings.same_token.tell(account, path, &handed_on),
+            NotReplayed::BodyNotKept => warnings.body_not_kept.tell(account, path, &handed_on),
         }
         self.outcome.set_not_replayed(why);
     }
 
     fn rejected_again(&mut self, rejection: &Rejection) {
         tracing::debug!(
+            account = self.tokens.account(),
             errcode = rejection.errcode(),
             rid = rejection.rid(),
             "rejected again"
         );
+        metrics::rejected(self.tokens.label(), rejection.errcode());
         self.config.warnings.rejected_again.tell(
+            self.tokens.account(),
             self.head.uri.path(),
             "the new access_token was rejected as well",
         );

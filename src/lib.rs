@@ -102,6 +102,7 @@ mod error;
 mod future;
 mod layer;
 mod made_reply;
+mod metrics;
 mod outcome;
 mod platform;
 mod reply;

@@ -20,7 +20,7 @@ pub(crate) fn token<R: Body>(
         Ok(token) => (
             json!({
                 "access_token": token.secret(),
-                "expires_in": token.expires_in().as_secs(),
+                "expires_in": token.seconds_left(),
             }),
             AuthOutcome::made_of_token(),
         ),

@@ -52,11 +52,11 @@ pub(crate) struct Seldom {
 }
 
 impl Seldom {
-    pub(crate) fn tell(&self, path: &str, message: &str) {
+    pub(crate) fn tell(&self, account: Option<&str>, path: &str, message: &str) {
         if self.is_due() {
-            tracing::warn!(path, "{message}");
+            tracing::warn!(account, path, "{message}");
         } else {
-            tracing::debug!(path, "{message}");
+            tracing::debug!(account, path, "{message}");
         }
     }
 

@@ -83,6 +83,10 @@ where
         ));
         self.endpoint.get(&path_and_query, &self.secret).await
     }
+
+    fn account(&self) -> Option<&str> {
+        Some(&self.appid)
+    }
 }
 
 /// Whatever the request type is: it is not held.

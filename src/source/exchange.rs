@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 use tower_service::Service;
@@ -21,6 +21,19 @@ const LARGEST_REPLY: usize = 64 * 1024;
 
 /// A longer life than this is a mistake: WeChat's tokens live for 7200 s.
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// A header by which a token server of this crate's says in its replies what WeChat does not know.
+pub(crate) const SAYS: HeaderName = HeaderName::from_static("x-tower-wechat");
+
+/// That it takes the field `rejected_token`.
+pub(crate) const TAKES_REJECTED_TOKEN: HeaderValue = HeaderValue::from_static("rejected_token");
+
+/// What a token request brought.
+pub(super) struct Answer {
+    pub(super) token: AccessToken,
+    /// Whether the server is one of this crate's.
+    pub(super) takes_rejected_token: bool,
+}
 
 /// Whom to ask, and by which client.
 pub(super) struct Endpoint<S, Q> {
@@ -87,7 +100,7 @@ where
         secret: &Secret,
     ) -> Result<AccessToken, TokenError> {
         let request = self.request(Method::GET, path_and_query, Bytes::new())?;
-        self.send(request, secret).await
+        Ok(self.send(request, secret).await?.token)
     }
 
     pub(super) async fn post_json(
@@ -95,7 +108,7 @@ where
         path: &str,
         json: String,
         secret: &Secret,
-    ) -> Result<AccessToken, TokenError> {
+    ) -> Result<Answer, TokenError> {
         let mut request = self.request(Method::POST, path, Bytes::from(json))?;
         request.headers_mut().insert(
             header::CONTENT_TYPE,
@@ -118,11 +131,7 @@ where
             .map_err(|_| TokenError::other("the appid or the secret makes the URL too long"))
     }
 
-    async fn send(
-        &self,
-        request: Request<Bytes>,
-        secret: &Secret,
-    ) -> Result<AccessToken, TokenError> {
+    async fn send(&self, request: Request<Bytes>, secret: &Secret) -> Result<Answer, TokenError> {
         // Boxed first: an error that is a `String` was not written by our caller, and would be
         // printed with the URL that it may well hold.
         let failed = |error: BoxError| match Q::printable(error) {
@@ -136,6 +145,7 @@ where
         let reply = http.call(request).await;
         let reply = reply.map_err(|error| failed(error.into()))?.into_http();
         let status = reply.status();
+        let takes_rejected_token = reply.headers().get(SAYS) == Some(&TAKES_REJECTED_TOKEN);
         let body = Limited::new(reply.into_body(), LARGEST_REPLY)
             .collect()
             .await
@@ -144,7 +154,10 @@ where
                 Err(error) => failed(error),
             })?
             .to_bytes();
-        read(status, &body, secret)
+        Ok(Answer {
+            token: read(status, &body, secret)?,
+            takes_rejected_token,
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::client::{IncomingReply, OutgoingRequest};
-use super::exchange::Endpoint;
+use super::exchange::{Answer, Endpoint};
 use super::secret::Secret;
 use crate::platform::Platform;
 use crate::token::{AccessToken, BoxError, TokenError, TokenSource};
@@ -25,6 +25,10 @@ const FORCED_REFRESHES_APART: Duration = Duration::from_secs(30);
 /// renewed it already. Only when WeChat's answer is the rejected token itself is a new one forced,
 /// at most once in 30 s, since WeChat allows 20 forced refreshes a day and ignores those that follow
 /// each other within 30 s.
+///
+/// Another server that speaks this protocol is asked by [`base_url`](StableToken::base_url): the token server
+/// or gateway of this crate (feature `server`) with a client's secret in place of the AppSecret. Such a server is also told which token was
+/// rejected; WeChat never is.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -94,13 +98,20 @@ where
     S::Future: Send,
     Q: OutgoingRequest + 'static,
 {
-    async fn ask(&self, force_refresh: bool) -> Result<AccessToken, TokenError> {
-        let json = json!({
+    async fn ask(
+        &self,
+        force_refresh: bool,
+        rejected: Option<&AccessToken>,
+    ) -> Result<Answer, TokenError> {
+        let mut json = json!({
             "grant_type": "client_credential",
             "appid": self.appid,
             "secret": self.secret.expose(),
             "force_refresh": force_refresh,
         });
+        if let Some(rejected) = rejected {
+            json["rejected_token"] = rejected.secret().into();
+        }
         self.endpoint
             .post_json("/cgi-bin/stable_token", json.to_string(), &self.secret)
             .await
@@ -116,9 +127,14 @@ where
     Q: OutgoingRequest + 'static,
 {
     async fn issue(&self, rejected: Option<&AccessToken>) -> Result<AccessToken, TokenError> {
-        let token = self.ask(false).await?;
+        let answer = self.ask(false, None).await?;
+        let token = answer.token;
         if rejected != Some(&token) {
             return Ok(token);
+        }
+        if answer.takes_rejected_token {
+            // It compares before it refreshes, and has a budget of its own.
+            return Ok(self.ask(true, rejected).await?.token);
         }
         if !self.may_force() {
             tracing::warn!(
@@ -128,7 +144,11 @@ where
         }
         // Not forgotten where it fails: should it have reached WeChat all the same, the next request
         // without force brings the new token.
-        self.ask(true).await
+        Ok(self.ask(true, None).await?.token)
+    }
+
+    fn account(&self) -> Option<&str> {
+        Some(&self.appid)
     }
 }
 

@@ -77,6 +77,10 @@ where
         ));
         self.endpoint.get(&path_and_query, &self.corpsecret).await
     }
+
+    fn account(&self) -> Option<&str> {
+        Some(&self.corpid)
+    }
 }
 
 /// Whatever the request type is: it is not held.

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::budget::Budget;
 use super::flight::{self, Flight, Outcome};
 use super::source::ErasedSource;
 use super::{AccessToken, KeepFresh, TokenError, TokenSource};
+use crate::metrics::{self, Reason};
 use crate::warnings::Seldom;
 
 /// Longer limits than this are cut, so that adding them to an instant cannot overflow.
@@ -75,6 +77,7 @@ pub struct TokenManager {
 /// Sets a [`TokenManager`] up; made by [`TokenManager::builder`].
 pub struct TokenManagerBuilder {
     source: Box<dyn ErasedSource>,
+    account: Option<Arc<str>>,
     settings: Settings,
     budget: Budget,
 }
@@ -86,6 +89,7 @@ struct Settings {
 
 struct Shared {
     source: Box<dyn ErasedSource>,
+    account: Option<Arc<str>>,
     settings: Settings,
     current: ArcSwapOption<Cached>,
     state: Mutex<State>,
@@ -122,6 +126,16 @@ enum Want<'a> {
     Renewal,
 }
 
+impl Want<'_> {
+    fn reason(self) -> Reason {
+        match self {
+            Want::Any => Reason::Missing,
+            Want::Instead(_) => Reason::Rejected,
+            Want::Renewal => Reason::Expiring,
+        }
+    }
+}
+
 /// What to do about it.
 enum Next {
     Have(AccessToken),
@@ -138,6 +152,7 @@ impl TokenManager {
     /// Sets a manager up.
     pub fn builder(source: impl TokenSource) -> TokenManagerBuilder {
         TokenManagerBuilder {
+            account: source.account().map(Arc::from),
             source: Box::new(source),
             settings: Settings {
                 refresh_before: None,
@@ -187,6 +202,11 @@ impl TokenManager {
         let cached = self.shared.current.load();
         let token = &cached.as_ref()?.token;
         token.lives_at(Instant::now()).then(|| token.clone())
+    }
+
+    /// What the account is called in logs and metrics: its appid, where the source knows it.
+    pub fn account(&self) -> Option<&str> {
+        self.shared.account.as_deref()
     }
 
     /// Renews the token ahead of its expiry, asked or not, while the guard lives.
@@ -282,6 +302,11 @@ impl TokenManager {
         }
     }
 
+    /// [`account`](TokenManager::account) in a form that can be kept without copying.
+    pub(crate) fn label(&self) -> Option<&Arc<str>> {
+        self.shared.account.as_ref()
+    }
+
     /// Resolves when a flight ends after this call.
     pub(super) fn landed(&self) -> Notified<'_> {
         self.shared.landed.notified()
@@ -289,6 +314,12 @@ impl TokenManager {
 }
 
 impl TokenManagerBuilder {
+    /// What the account is called in logs and metrics; default: what the source says, its appid.
+    pub fn account<'a>(mut self, account: impl Into<Cow<'a, str>>) -> Self {
+        self.account = Some(Arc::from(&*account.into()));
+        self
+    }
+
     /// How long before its expiry a token is renewed, at most; default 270 s.
     ///
     /// Up to a fifth less by chance, and never more than a tenth of the token's life where this is
@@ -318,9 +349,11 @@ impl TokenManagerBuilder {
 
     /// The manager.
     pub fn build(self) -> TokenManager {
+        metrics::describe();
         TokenManager {
             shared: Arc::new(Shared {
                 source: self.source,
+                account: self.account,
                 settings: self.settings,
                 current: ArcSwapOption::empty(),
                 state: Mutex::new(State {
@@ -392,18 +425,23 @@ impl Shared {
                 let warned = std::mem::replace(&mut state.budget_warned, true);
                 drop(state);
                 if !warned {
-                    warn_of_the_budget();
+                    self.warn_of_the_budget();
                 }
+                metrics::refresh_over_budget(self.account.as_ref());
                 return Next::Give(TokenError::OverBudget);
             }
             state.budget_warned = false;
         }
-        let (flight, pilot) = self.take_off(&mut state, rejected.cloned());
+        let (flight, pilot) = self.take_off(&mut state, rejected.cloned(), want.reason());
         drop(state);
         if let Some(rejected) = rejected_live {
             self.suspect_a_rival(rejected);
         }
-        tracing::debug!(rejected = rejected.is_some(), "asking for an access_token");
+        tracing::debug!(
+            account = self.account.as_deref(),
+            rejected = rejected.is_some(),
+            "asking for an access_token"
+        );
         runtime.spawn(pilot.fly(flight.rejected.clone()));
         Next::Wait(flight)
     }
@@ -412,6 +450,7 @@ impl Shared {
         self: &Arc<Self>,
         state: &mut State,
         rejected: Option<AccessToken>,
+        reason: Reason,
     ) -> (Flight, Pilot) {
         let (landing, watch) = watch::channel(None);
         state.flights += 1;
@@ -425,9 +464,34 @@ impl Shared {
         let pilot = Pilot {
             shared: Arc::clone(self),
             id: flight.id,
+            reason,
             landing,
         };
         (flight, pilot)
+    }
+
+    fn tell(&self, outcome: &Outcome, now: Instant) {
+        let account = self.account.as_deref();
+        match outcome {
+            Ok(token) => {
+                let seconds = token.expires_in().as_secs();
+                tracing::debug!(account, seconds, "a new access_token");
+            }
+            Err(error) => {
+                let current = self.current.load();
+                let kept = current.as_ref().is_some_and(|c| c.token.lives_at(now));
+                tracing::warn!(account, %error, old_token_kept = kept, "no new access_token");
+            }
+        }
+    }
+
+    fn warn_of_the_budget(&self) {
+        tracing::warn!(
+            account = self.account.as_deref(),
+            "tokens are rejected again and again, and the refresh budget is used up: replies with \
+             the rejection are handed on. Something else may be refreshing this account, or \
+             requests may hold an `access_token` of their own in their body"
+        );
     }
 
     /// Tells when a token was rejected too soon after its issue.
@@ -435,6 +499,7 @@ impl Shared {
         let age = rejected.age();
         if age < SUSPICIOUS_AGE && self.rival_warning.is_due() {
             tracing::warn!(
+                account = self.account.as_deref(),
                 age_seconds = age.as_secs(),
                 "an access_token was rejected soon after it was issued: something else refreshes \
                  this account's token"
@@ -465,6 +530,7 @@ impl Shared {
 struct Pilot {
     shared: Arc<Shared>,
     id: u64,
+    reason: Reason,
     landing: watch::Sender<Option<Outcome>>,
 }
 
@@ -491,17 +557,9 @@ impl Pilot {
             }
         }
         drop(state);
-        match &outcome {
-            Ok(token) if in_time => {
-                let seconds = token.expires_in().as_secs();
-                tracing::debug!(seconds, "a new access_token");
-            }
-            Err(error) if in_time => {
-                let current = self.shared.current.load();
-                let kept = current.as_ref().is_some_and(|c| c.token.lives_at(now));
-                tracing::warn!(%error, old_token_kept = kept, "no new access_token");
-            }
-            _ => {}
+        if in_time {
+            self.shared.tell(&outcome, now);
+            metrics::refreshed(self.shared.account.as_ref(), self.reason, &outcome);
         }
         self.landing.send_replace(Some(outcome));
     }
@@ -556,17 +614,10 @@ impl State {
     }
 }
 
-fn warn_of_the_budget() {
-    tracing::warn!(
-        "tokens are rejected again and again, and the refresh budget is used up: replies with the \
-         rejection are handed on. Something else may be refreshing this account, or requests may \
-         hold an `access_token` of their own in their body"
-    );
-}
-
 impl fmt::Debug for TokenManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenManager")
+            .field("account", &self.account())
             .field("cached", &self.cached())
             .finish_non_exhaustive()
     }
@@ -575,6 +626,7 @@ impl fmt::Debug for TokenManager {
 impl fmt::Debug for TokenManagerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenManagerBuilder")
+            .field("account", &self.account)
             .field("refresh_before", &self.settings.refresh_before)
             .field("issue_timeout", &self.settings.issue_timeout)
             .field("budget", &self.budget)

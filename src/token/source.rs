@@ -28,6 +28,10 @@ use super::{AccessToken, TokenError};
 ///         self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
 ///         Ok(token)
 ///     }
+///
+///     fn account(&self) -> Option<&str> {
+///         self.0.account()
+///     }
 /// }
 /// ```
 pub trait TokenSource: Send + Sync + 'static {
@@ -41,6 +45,13 @@ pub trait TokenSource: Send + Sync + 'static {
         &self,
         rejected: Option<&AccessToken>,
     ) -> impl Future<Output = Result<AccessToken, TokenError>> + Send;
+
+    /// What the account is called in logs and metrics: its appid. Default: nothing.
+    ///
+    /// A source that wraps a source hands the other's on.
+    fn account(&self) -> Option<&str> {
+        None
+    }
 }
 
 impl<T: TokenSource> TokenSource for Arc<T> {
@@ -49,6 +60,10 @@ impl<T: TokenSource> TokenSource for Arc<T> {
         rejected: Option<&AccessToken>,
     ) -> impl Future<Output = Result<AccessToken, TokenError>> + Send {
         T::issue(self, rejected)
+    }
+
+    fn account(&self) -> Option<&str> {
+        T::account(self)
     }
 }
 
