@@ -114,6 +114,8 @@ mod warnings;
 
 #[cfg(feature = "mock")]
 pub mod mock;
+#[cfg(feature = "server")]
+pub mod server;
 
 // Both are made of the same files, which take what they need of reqwest from the module they are in.
 #[cfg(feature = "reqwest")]

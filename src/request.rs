@@ -64,9 +64,15 @@ impl Scope {
     /// When `origin` is not one.
     #[track_caller]
     pub(crate) fn add_origin(&mut self, origin: &str) {
-        self.origins.push(Origin::parse(origin).expect(
+        self.try_add_origin(origin).expect(
             "an origin is http:// or https://, a host, and maybe a port: no path, no query",
-        ));
+        );
+    }
+
+    /// `None` when `origin` is not one.
+    pub(crate) fn try_add_origin(&mut self, origin: &str) -> Option<()> {
+        self.origins.push(Origin::parse(origin)?);
+        Some(())
     }
 
     pub(crate) fn target(&self, uri: &Uri) -> Target {
@@ -147,7 +153,7 @@ fn port(scheme: &Scheme, authority: &Authority) -> Option<u16> {
 }
 
 /// `path` as WeChat's servers read it: several slashes are one, wherever they stand.
-fn single_slashes(path: &str) -> Cow<'_, str> {
+pub(crate) fn single_slashes(path: &str) -> Cow<'_, str> {
     if !path.contains("//") {
         return Cow::Borrowed(path);
     }

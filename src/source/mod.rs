@@ -9,5 +9,7 @@ mod wecom;
 
 pub use self::client::{IncomingReply, OutgoingRequest};
 pub use self::client_credential::ClientCredential;
+pub(crate) use self::exchange::{SAYS, TAKES_REJECTED_TOKEN};
+pub(crate) use self::secret::Secret;
 pub use self::stable_token::StableToken;
 pub use self::wecom::WeComCredential;

@@ -5,25 +5,25 @@ use zeroize::Zeroizing;
 
 /// An AppSecret: zeroized when dropped, opaque to `Debug`.
 #[derive(Clone)]
-pub(super) struct Secret(Zeroizing<String>);
+pub(crate) struct Secret(Zeroizing<String>);
 
 impl Secret {
-    pub(super) fn new(secret: impl Into<String>) -> Self {
+    pub(crate) fn new(secret: impl Into<String>) -> Self {
         Secret(Zeroizing::new(secret.into()))
     }
 
-    pub(super) fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 
     /// Whether `text` tells the secret, as it is or as it stands in a URL.
-    pub(super) fn is_in(&self, text: &str) -> bool {
+    pub(crate) fn is_in(&self, text: &str) -> bool {
         let tells = |text: &str| !self.0.is_empty() && text.contains(self.expose());
         tells(text) || tells(&percent_decode_str(text).decode_utf8_lossy())
     }
 
     /// `text` without the secret, should a server have sent it back.
-    pub(super) fn redact(&self, text: &str) -> String {
+    pub(crate) fn redact(&self, text: &str) -> String {
         if self.0.is_empty() {
             return text.to_owned();
         }

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 /// A token bucket: `burst` at once, then one more every `per`.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     burst: u32,
     per: Duration,
     left: u32,
@@ -13,7 +13,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn new(burst: u32, per: Duration) -> Self {
+    pub(crate) fn new(burst: u32, per: Duration) -> Self {
         Budget {
             burst,
             per,
@@ -23,7 +23,7 @@ impl Budget {
     }
 
     /// Takes one unit, if there is one.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         self.grow(now);
         if self.left == 0 {
             return false;

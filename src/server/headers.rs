@@ -1,0 +1,143 @@
+//! Which headers go through a gateway.
+
+use axum::http::{HeaderMap, HeaderName, header};
+
+/// Of one connection only (RFC 9110, 7.6.1), beside those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// What a client says to the gateway, or what a proxy before it says of the client, and what is not WeChat's to know.
+const NOT_FOR_WECHAT: [HeaderName; 14] = [
+    // The client of the gateway names the host that it really asks.
+    header::HOST,
+    // Answered here already, when the body is read.
+    header::EXPECT,
+    // WeChat's replies must come so that the layer can read them.
+    header::ACCEPT_ENCODING,
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::REFERER,
+    header::ORIGIN,
+    header::FORWARDED,
+    header::VIA,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
+];
+
+/// The headers of a client's request as they go to WeChat.
+pub(super) fn clean_request(headers: &mut HeaderMap) {
+    clean_reply(headers);
+    for name in NOT_FOR_WECHAT {
+        headers.remove(name);
+    }
+}
+
+/// The headers of a reply of WeChat's as they go to a client.
+pub(super) fn clean_reply(headers: &mut HeaderMap) {
+    let connection = headers.get_all(header::CONNECTION).iter();
+    let named = connection
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse::<HeaderName>().ok());
+    // How long the body is, is not of one connection, whoever says so.
+    let named = named.filter(|name| *name != header::CONTENT_LENGTH);
+    for name in named.collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// What a server that counts bytes of headers counts.
+pub(super) fn size(headers: &HeaderMap) -> usize {
+    let sizes = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len());
+    sizes.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let parse = |(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines.iter().copied().map(parse) {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_stays_with_it() {
+        let mut cleaned = headers(&[
+            ("connection", "close, X-Once"),
+            ("connection", "x-twice"),
+            ("x-once", "1"),
+            ("x-twice", "2"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("proxy-authorization", "Basic x"),
+            ("content-type", "application/json"),
+            ("x-other", "3"),
+        ]);
+        clean_reply(&mut cleaned);
+        let kept = headers(&[("content-type", "application/json"), ("x-other", "3")]);
+        assert_eq!(cleaned, kept);
+    }
+
+    #[test]
+    fn nothing_of_the_clients_goes_to_wechat_but_what_is_meant_for_it() {
+        let mut cleaned = headers(&[
+            ("host", "evil.example"),
+            ("expect", "100-continue"),
+            ("accept-encoding", "br"),
+            ("authorization", "Bearer x"),
+            ("cookie", "a=b"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("content-length", "2"),
+            ("content-type", "multipart/form-data; boundary=x"),
+            ("user-agent", "wechatpy"),
+            ("wechatmp-signature", "x"),
+        ]);
+        clean_request(&mut cleaned);
+        let kept = headers(&[
+            ("content-length", "2"),
+            ("content-type", "multipart/form-data; boundary=x"),
+            ("user-agent", "wechatpy"),
+            ("wechatmp-signature", "x"),
+        ]);
+        assert_eq!(cleaned, kept);
+    }
+
+    #[test]
+    fn no_client_can_have_the_length_of_its_body_forgotten() {
+        let mut cleaned = headers(&[("connection", "content-length"), ("content-length", "2")]);
+        clean_request(&mut cleaned);
+        assert_eq!(cleaned, headers(&[("content-length", "2")]));
+    }
+}

@@ -1,0 +1,94 @@
+//! One token for every process: a token server, and a gateway for every language.
+//!
+//! WeChat recommends a central server that fetches an account's token, renews it ahead of time, serves the old
+//! one meanwhile, and offers a refresh to those who find their token dead (WeChat's page "Get access token").
+//! Both routers here are that server, and speak WeChat's own protocol: a client in any language uses them by another host
+//! name. The AppSecret stays with them; each client has a secret of its own.
+//!
+//! | | a client gets | its API calls go to | for |
+//! |---|---|---|---|
+//! | [`TokenServer`] | WeChat's token | WeChat | clients that refresh well, as this crate's [`StableToken`](crate::StableToken) does |
+//! | [`Gateway`] | an opaque token of the gateway's | the gateway, which passes them on | everybody: no client sees a token die |
+//!
+//! They are [`axum::Router`]s, to be served as they are or merged into an application of your own, under its TLS and
+//! its tracing.
+//!
+//! ```
+//! use axum::body::Body;
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower_wechat::mock::MockWechat;
+//! use tower_wechat::server::Gateway;
+//! use tower_wechat::{ClientCredential, TokenManager};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let wechat = MockWechat::start().await; // https://api.weixin.qq.com, with a client for https.
+//!     let http = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+//!     let source = ClientCredential::new(http, wechat.appid(), wechat.secret());
+//!     let tokens = TokenManager::new(source.base_url(wechat.url()));
+//!
+//!     let http = Client::builder(TokioExecutor::new()).build_http::<Body>();
+//!     let gateway = Gateway::builder(http)
+//!         .upstream(wechat.url())
+//!         .account(wechat.appid(), tokens)
+//!         .client("crm", "a secret of this client's own")
+//!         .build()?;
+//!
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//!     let server = axum::serve(listener, gateway);
+//! #   drop(server);
+//! #   return Ok(());
+//!     server.await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Endpoints
+//!
+//! - `GET /cgi-bin/token?grant_type=client_credential&appid=…&secret=…` and `POST /cgi-bin/stable_token` with the same
+//!   in JSON: the account's appid, the client's secret. They never make WeChat give a needless new token.
+//! - `stable_token` with `"force_refresh": true` is how a client says that its token is dead; with
+//!   `"rejected_token": "…"` beside it, which one, and then the server refreshes only if that is the current one. Without, a
+//!   force within 30 s after the last refresh is ignored, as WeChat does. Refreshes are bounded by the manager's budget.
+//! - `GET /healthz`: 200, the process is up. `GET /readyz`: 200 when every account has a live token, else 503; its JSON
+//!   says which.
+//! - `GET /metrics`, where [`metrics`](ServerBuilder::metrics) says how.
+//! - The gateway passes every other path on that [`paths`](ServerBuilder::paths) lists.
+//!
+//! A failure is WeChat's JSON, with status 200 as with WeChat: 41002 and 41004 (no appid, no secret), 40002
+//! (`grant_type`), 40013 and 40125 (wrong appid, wrong secret), 45009 (this client asks too often), -1 (no token can be had;
+//! the errmsg says why). What no SDK of WeChat's does, and what the gateway could not pass on, has an HTTP status of its own.
+//!
+//! # Serving it
+//!
+//! - Tell the addresses of clients: `router.into_make_service_with_connect_info::<SocketAddr>()`. Failed attempts are
+//!   logged with them, and slowed down for each.
+//! - `axum::serve` waits for a request's headers as long as a client likes. A server that strangers can reach wants a limit:
+//!   the crate `axum-server` takes one, and the examples `token_server` and `gateway` show it, with a graceful shutdown.
+//! - Both speak plain HTTP to clients, whose secrets and tokens are in URLs: put TLS, and no access log that prints
+//!   queries, in front, or serve inside a network of your own only.
+
+mod builder;
+mod clients;
+mod error;
+mod failures;
+mod gateway;
+mod headers;
+mod health;
+mod limits;
+mod metrics;
+mod opaque;
+mod redirect;
+mod refusal;
+mod registry;
+mod target;
+mod token_endpoints;
+mod token_request;
+mod token_server;
+
+pub use self::builder::ServerBuilder;
+pub use self::error::BuildError;
+pub use self::gateway::Gateway;
+pub use self::token_server::TokenServer;
