@@ -49,12 +49,12 @@ impl Account {
 }
 
 /// An empty variable counts as none: that is how a shell or a CI turns one off.
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// `base_url` without a slash at its end.
-fn origin(base_url: String) -> Result<String, Failure> {
+pub(crate) fn origin(base_url: String) -> Result<String, Failure> {
     let origin = base_url.trim_end_matches('/');
     if is_origin(origin) {
         Ok(origin.to_owned())
