@@ -63,7 +63,7 @@ impl<K> ServerBuilder<K> {
                 accounts: Vec::new(),
                 clients: Vec::new(),
                 rate: Rate {
-                    burst: 100,
+                    burst: 1000,
                     per: Duration::from_millis(100),
                 },
                 render: None,
@@ -108,7 +108,7 @@ impl<K> ServerBuilder<K> {
         self
     }
 
-    /// How often each client may ask for a token: `burst` times at once, then once more every `per`; default 100 and 100 ms.
+    /// How often each client may ask for a token: `burst` times at once, then once more every `per`; default 1000 and 100 ms.
     ///
     /// Past it: 45009. A gateway's calls are not counted.
     pub fn rate_limit(mut self, burst: u32, per: Duration) -> Self {

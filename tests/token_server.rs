@@ -1,0 +1,466 @@
+//! The token server, asked in process, with the time paused.
+
+mod support;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use futures_util::future::join_all;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use support::*;
+use tokio::time::{Instant, advance, sleep};
+use tower::ServiceExt;
+use tower_wechat::server::{ServerBuilder, TokenServer};
+use tower_wechat::{AccessToken, TokenError, TokenManager, source_fn};
+
+const APPID: &str = "wx0123456789abcdef";
+const SECRET: &str = "the secret of crm, which is long";
+const OTHER_SECRET: &str = "the secret of shop, long as well";
+
+fn builder() -> (ServerBuilder<TokenServer>, Arc<AtomicUsize>) {
+    let (tokens, issued) = numbered_tokens();
+    let builder = TokenServer::builder()
+        .account(APPID, tokens)
+        .client("crm", SECRET);
+    (builder, issued)
+}
+
+/// With its first token.
+async fn server() -> (Router, Arc<AtomicUsize>) {
+    let (builder, issued) = builder();
+    let server = builder.build().unwrap();
+    settle().await;
+    (server, issued)
+}
+
+/// Lets the tasks of the managers run.
+async fn settle() {
+    sleep(Duration::from_millis(10)).await;
+}
+
+fn token_request(appid: &str, secret: &str) -> Request<Body> {
+    let secret = secret.replace(' ', "%20");
+    let uri = format!("/cgi-bin/token?grant_type=client_credential&appid={appid}&secret={secret}");
+    Request::get(uri).body(Body::empty()).unwrap()
+}
+
+fn stable_request(fields: &Value) -> Request<Body> {
+    let mut all = json!({"grant_type": "client_credential", "appid": APPID, "secret": SECRET});
+    for (name, value) in fields.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    let body = Body::from(all.to_string());
+    Request::post("/cgi-bin/stable_token").body(body).unwrap()
+}
+
+async fn ask(server: &Router, request: Request<Body>) -> (StatusCode, Value) {
+    let reply = server.clone().oneshot(request).await.unwrap();
+    let status = reply.status();
+    let body = reply.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+async fn plain(server: &Router) -> Value {
+    ask(server, token_request(APPID, SECRET)).await.1
+}
+
+async fn stable(server: &Router, fields: Value) -> Value {
+    ask(server, stable_request(&fields)).await.1
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_endpoints_give_the_current_token_and_what_is_left_of_its_life() {
+    let (server, issued) = server().await;
+    advance(Duration::from_secs(1000)).await;
+    for _ in 0..100 {
+        for given in [plain(&server).await, stable(&server, json!({})).await] {
+            assert_eq!(
+                given,
+                json!({"access_token": "token-1", "expires_in": 6199})
+            );
+        }
+    }
+    assert_eq!(issued.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_renewed_ahead_of_time_with_nobody_asking() {
+    let (server, issued) = server().await;
+    for seconds in 0..7200 {
+        sleep(Duration::from_secs(1)).await;
+        if seconds % 100 == 0 {
+            let left = plain(&server).await["expires_in"].as_u64().unwrap();
+            assert!(left > 200, "{left}");
+        }
+    }
+    assert_eq!(issued.load(Ordering::SeqCst), 2);
+    assert_eq!(plain(&server).await["access_token"], "token-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_second_of_a_token_is_not_told_as_none() {
+    let source = source_fn(|_| async { Ok(AccessToken::new("short", Duration::from_millis(900))) });
+    let server = TokenServer::builder()
+        .account(APPID, TokenManager::new(source))
+        .client("crm", SECRET);
+    let server = server.build().unwrap();
+    assert_eq!(plain(&server).await["expires_in"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_is_replaced_once_however_many_report_it() {
+    let (server, issued) = server().await;
+    let report = json!({"force_refresh": true, "rejected_token": "token-1"});
+    let reports = (0..200).map(|_| stable(&server, report.clone()));
+    for given in join_all(reports).await {
+        assert_eq!(given["access_token"], "token-2");
+    }
+    // And one that comes late.
+    advance(Duration::from_secs(300)).await;
+    assert_eq!(stable(&server, report).await["access_token"], "token-2");
+    assert_eq!(issued.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_without_force_is_no_reason_to_refresh() {
+    let (server, _) = server().await;
+    let given = stable(&server, json!({"rejected_token": "token-1"})).await;
+    assert_eq!(given["access_token"], "token-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_force_that_does_not_say_what_was_rejected_counts_once_in_30_s() {
+    let (server, issued) = server().await;
+    let force = json!({"force_refresh": true});
+    advance(Duration::from_secs(29)).await;
+    assert_eq!(
+        stable(&server, force.clone()).await["access_token"],
+        "token-1"
+    );
+    advance(Duration::from_secs(1)).await;
+    for given in join_all((0..50).map(|_| stable(&server, force.clone()))).await {
+        assert_eq!(given["access_token"], "token-2");
+    }
+    assert_eq!(issued.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_the_budget_the_current_token_is_given_as_it_is() {
+    let (server, issued) = server().await;
+    for number in 1..=20 {
+        let report = json!({"force_refresh": true, "rejected_token": format!("token-{number}")});
+        let given = stable(&server, report).await;
+        let expected = format!("token-{}", (number + 1).min(6));
+        assert_eq!(given["access_token"], expected);
+    }
+    assert_eq!(issued.load(Ordering::SeqCst), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn mistakes_are_told_as_wechat_tells_them() {
+    let (server, _) = server().await;
+    let get = |uri: &str| Request::get(uri).body(Body::empty()).unwrap();
+    let post = |body: &'static str| {
+        let request = Request::post("/cgi-bin/stable_token");
+        request.body(Body::from(body)).unwrap()
+    };
+    let plain = "/cgi-bin/token?grant_type=client_credential";
+    let cases = [
+        (get("/cgi-bin/token"), 41002),
+        (get(&format!("{plain}&secret=x")), 41002),
+        (get(&format!("{plain}&appid={APPID}")), 41004),
+        (get(&format!("{plain}&appid={APPID}&secret=")), 41004),
+        (
+            get(&format!("/cgi-bin/token?appid={APPID}&secret=x")),
+            40002,
+        ),
+        (token_request("wx0000000000000000", SECRET), 40013),
+        (token_request(APPID, "wrong"), 40125),
+        (token_request(APPID, &SECRET[1..]), 40125),
+        (stable_request(&json!({"appid": null})), 41002),
+        (stable_request(&json!({"secret": 5})), 41004),
+        (stable_request(&json!({"grant_type": "password"})), 40002),
+        (stable_request(&json!({"secret": "wrong"})), 40125),
+        (post(""), 47001),
+        (post("[]"), 47001),
+        (post("{"), 47001),
+        (get("/cgi-bin/stable_token"), 43002),
+    ];
+    for (number, (request, errcode)) in cases.into_iter().enumerate() {
+        let (status, told) = ask(&server, request).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(told["errcode"], errcode, "case {number}: {told}");
+        assert!(
+            told["errmsg"]
+                .as_str()
+                .is_some_and(|errmsg| !errmsg.is_empty())
+        );
+    }
+    let mut request = token_request(APPID, SECRET);
+    *request.method_mut() = Method::POST;
+    assert_eq!(ask(&server, request).await.1["errcode"], 43001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_request_of_any_size_or_speed_is_answered() {
+    let (server, _) = server().await;
+    let large = json!({"rejected_token": "x".repeat(64 * 1024)});
+    assert_eq!(stable(&server, large).await["errcode"], 47001);
+
+    let endless = http_body_util::StreamBody::new(futures_util::stream::pending::<
+        Result<http_body::Frame<bytes::Bytes>, std::io::Error>,
+    >());
+    let slow = Request::post("/cgi-bin/stable_token")
+        .body(Body::new(endless))
+        .unwrap();
+    assert_eq!(ask(&server, slow).await.1["errcode"], 47001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_gets_the_tokens_of_its_own_accounts_only() {
+    let (tokens, _) = numbered_tokens();
+    let (others, _) = numbered_tokens();
+    others
+        .refresh(&others.token().await.unwrap())
+        .await
+        .unwrap();
+    let server = TokenServer::builder()
+        .account("wx1", tokens)
+        .account("wx2", others)
+        .client("crm", SECRET)
+        .client_for("shop", OTHER_SECRET, ["wx2"]);
+    let server = server.build().unwrap();
+
+    let ask = |appid, secret| ask(&server, token_request(appid, secret));
+    assert_eq!(ask("wx1", SECRET).await.1["access_token"], "token-1");
+    assert_eq!(ask("wx2", SECRET).await.1["access_token"], "token-2");
+    assert_eq!(ask("wx2", OTHER_SECRET).await.1["access_token"], "token-2");
+    assert_eq!(ask("wx1", OTHER_SECRET).await.1["errcode"], 40125);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_token_is_told_as_busy_with_wechats_own_word() {
+    let source = source_fn(|_| async {
+        Err(TokenError::api(
+            40164,
+            "invalid ip 203.0.113.7, not in whitelist",
+        ))
+    });
+    let server = TokenServer::builder()
+        .account(APPID, TokenManager::new(source))
+        .client("crm", SECRET);
+    let server = server.build().unwrap();
+    let told = plain(&server).await;
+    assert_eq!(told["errcode"], -1);
+    let errmsg = told["errmsg"].as_str().unwrap();
+    for part in ["40164", "203.0.113.7", "allow-list"] {
+        assert!(errmsg.contains(part), "{errmsg}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_over_its_rate_is_told_so_and_no_other_is() {
+    let (builder, issued) = builder();
+    let server = builder
+        .client("shop", OTHER_SECRET)
+        .rate_limit(3, Duration::from_secs(10))
+        .build()
+        .unwrap();
+    for _ in 0..3 {
+        assert_eq!(plain(&server).await["access_token"], "token-1");
+    }
+    for _ in 0..100 {
+        assert_eq!(plain(&server).await["errcode"], 45009);
+    }
+    let other = ask(&server, token_request(APPID, OTHER_SECRET)).await.1;
+    assert_eq!(other["access_token"], "token-1");
+    advance(Duration::from_secs(10)).await;
+    assert_eq!(plain(&server).await["access_token"], "token-1");
+    assert_eq!(issued.load(Ordering::SeqCst), 1);
+}
+
+fn from_address(mut request: Request<Body>, address: [u8; 4]) -> Request<Body> {
+    let address = SocketAddr::new(IpAddr::from(address), 5000);
+    request.extensions_mut().insert(ConnectInfo(address));
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_guesses_waits_longer_each_time_and_nobody_else_waits() {
+    let (server, _) = server().await;
+    let timed = async |request| {
+        let begun = Instant::now();
+        let told = ask(&server, request).await.1;
+        (told["errcode"].as_i64(), begun.elapsed().as_millis())
+    };
+    for expected in [250, 500, 1000, 2000, 4000, 4000] {
+        let guess = from_address(token_request(APPID, "guessed"), [10, 0, 0, 1]);
+        let (errcode, waited) = timed(guess).await;
+        assert_eq!(errcode, Some(40125));
+        assert!((expected..expected + 5).contains(&waited), "{waited}");
+        let good = from_address(token_request(APPID, SECRET), [10, 0, 0, 1]);
+        assert_eq!(timed(good).await, (None, 0));
+    }
+    let elsewhere = from_address(token_request(APPID, "guessed"), [10, 0, 0, 2]);
+    assert!(timed(elsewhere).await.1 < 255);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_attempts_are_logged_by_client_and_address_and_never_with_a_secret() {
+    let recorded = Recorded::default();
+    let writer = recorded.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _recording = tracing::subscriber::set_default(subscriber);
+
+    let (builder, _) = builder();
+    let server = builder.client_for("shop", OTHER_SECRET, [APPID]);
+    let (others, _) = numbered_tokens();
+    let server = server.account("wx2", others).build().unwrap();
+    settle().await;
+    for _ in 0..5 {
+        let guess = token_request(APPID, "guessed-s3cret");
+        ask(&server, from_address(guess, [203, 0, 113, 7])).await;
+    }
+    let strange = token_request("wx2", OTHER_SECRET);
+    ask(&server, from_address(strange, [203, 0, 113, 8])).await;
+    ask(&server, token_request("a%0Ab\u{2028}", SECRET)).await;
+
+    let told = recorded.text();
+    let warned = |what: &str| {
+        let lines = told
+            .lines()
+            .filter(|line| line.contains("WARN") && line.contains(what));
+        lines.count()
+    };
+    // The first, the second and the fourth.
+    assert_eq!(warned("203.0.113.7"), 3, "{told}");
+    assert_eq!(warned("wrong secret"), 3, "{told}");
+    assert_eq!(warned(r#"client="shop""#), 1, "{told}");
+    assert_eq!(warned("unknown appid"), 1, "{told}");
+    for secret in ["guessed-s3cret", SECRET, OTHER_SECRET, "token-1"] {
+        assert!(!told.contains(secret), "{told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_ready_when_every_account_has_a_live_token() {
+    let (tokens, _) = numbered_tokens();
+    let allowed = Arc::new(AtomicUsize::new(0));
+    let late = Arc::clone(&allowed);
+    let source = source_fn(move |_| {
+        let allowed = late.load(Ordering::SeqCst) > 0;
+        async move {
+            match allowed {
+                true => Ok(AccessToken::new("late", TWO_HOURS)),
+                false => Err(TokenError::api(40164, "invalid ip")),
+            }
+        }
+    });
+    let server = TokenServer::builder()
+        .account("wx1", tokens)
+        .account("wx2", TokenManager::new(source))
+        .client("crm", SECRET);
+    let server = server.build().unwrap();
+    settle().await;
+
+    let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
+    let (status, told) = ask(&server, get("/readyz")).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        told,
+        json!({"ready": false, "seconds_left": {"wx1": 7199, "wx2": null}})
+    );
+    let up = server.clone().oneshot(get("/healthz")).await.unwrap();
+    assert_eq!(up.status(), StatusCode::OK);
+
+    allowed.store(1, Ordering::SeqCst);
+    sleep(Duration::from_secs(120)).await;
+    let (status, told) = ask(&server, get("/readyz")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(told["ready"], true);
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_routes_go_along_with_others() {
+    let (server, _) = server().await;
+    let app = Router::new()
+        .route("/mine", axum::routing::get(async || "1"))
+        .merge(server);
+    let mine = Request::get("/mine").body(Body::empty()).unwrap();
+    assert_eq!(ask(&app, mine).await.1, 1);
+    assert_eq!(plain(&app).await["access_token"], "token-1");
+    for path in ["/metrics", "/cgi-bin/menu/get"] {
+        let missing = Request::get(path).body(Body::empty()).unwrap();
+        let reply = app.clone().oneshot(missing).await.unwrap();
+        assert_eq!(reply.status(), StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_kept_fresh_as_long_as_the_router_lives_and_no_longer() {
+    let (server, issued) = server().await;
+    drop(server);
+    sleep(Duration::from_secs(20_000)).await;
+    assert_eq!(issued.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_setup_is_one_sentence() {
+    let (tokens, issued) = numbered_tokens();
+    let new = || TokenServer::builder().account(APPID, tokens.clone());
+    let mistakes = [
+        (TokenServer::builder().client("crm", SECRET), "no account"),
+        (new(), "no client"),
+        (new().client("crm", "short"), "less than 16 bytes"),
+        (new().client("", SECRET), "needs a name"),
+        (new().client("a\nb", SECRET), "needs a name"),
+        (
+            new().client("a", SECRET).client("a", OTHER_SECRET),
+            "two clients \"a\"",
+        ),
+        (
+            new().client("a", SECRET).client("b", SECRET),
+            "the same secret",
+        ),
+        (
+            new().client_for("a", SECRET, ["wx2"]),
+            "not one of this server's",
+        ),
+        (
+            new().account(APPID, tokens.clone()).client("a", SECRET),
+            "there twice",
+        ),
+        (
+            new().account("", tokens.clone()).client("a", SECRET),
+            "an appid of 1",
+        ),
+    ];
+    for (builder, what) in mistakes {
+        let error = builder.build().unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+        assert!(
+            !error.contains(SECRET) && error.lines().count() == 1,
+            "{error}"
+        );
+    }
+    // None of them asked WeChat for anything.
+    assert_eq!(issued.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn no_debug_of_a_builder_tells_a_secret() {
+    let (builder, _) = builder();
+    let told = format!("{builder:?} {builder:#?}");
+    assert!(told.contains("crm") && !told.contains(SECRET), "{told}");
+}
