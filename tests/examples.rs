@@ -2,21 +2,14 @@
 
 mod support;
 
-use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use support::nobody;
+use support::programs::{APPID, MOCK_SECRET, SECRET, WRONG_SECRET, command, run};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tower_wechat::mock::{Failure, MockWechat};
-
-const SECRET: &str = "5ec7e75ec7e75ec7e75ec7e75ec7e75e";
-const WRONG_SECRET: &str = "bad5ec7e7bad5ec7e7bad5ec7e7bad5e";
-
-/// As long as a real one: SDKs look at that.
-const APPID: &str = "wxe2e0123456789abc";
 
 const ALL: [&str; 6] = [
     "menu",
@@ -27,82 +20,6 @@ const ALL: [&str; 6] = [
     "axum_app",
 ];
 
-/// That of a mock which is told no account.
-const MOCK_SECRET: &str = "0123456789abcdef0123456789abcdef";
-
-/// How a program ended.
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ended {
-    /// It failed, said why in one sentence, and told no secret.
-    #[track_caller]
-    fn assert_one_sentence(&self, needle: &str) {
-        assert_eq!(self.code, Some(1), "{}{}", self.stdout, self.stderr);
-        assert_eq!(self.stderr.lines().count(), 1, "{}", self.stderr);
-        assert!(self.stderr.contains(needle), "{}", self.stderr);
-        // What a Debug dump has, and a sentence has not: braces, and a parenthesis behind a name.
-        assert!(!self.stderr.contains(['{', '[']), "{}", self.stderr);
-        let mut before_parentheses = self.stderr.split('(').rev().skip(1);
-        let in_a_sentence = before_parentheses.all(|text| text.ends_with(' '));
-        assert!(in_a_sentence, "{}", self.stderr);
-        self.assert_no_secret(&[]);
-    }
-
-    #[track_caller]
-    fn assert_well(&self) {
-        assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
-        assert_eq!(self.stderr, "");
-        self.assert_no_secret(&[]);
-    }
-
-    #[track_caller]
-    fn assert_no_secret(&self, tokens: &[String]) {
-        let secrets = [SECRET, WRONG_SECRET, MOCK_SECRET].into_iter();
-        for secret in secrets.chain(tokens.iter().map(String::as_str)) {
-            assert!(!self.stdout.contains(secret), "{}", self.stdout);
-            assert!(!self.stderr.contains(secret), "{}", self.stderr);
-        }
-        // A token of a mock in the program itself, which only its length gives away.
-        let is_token = |word: &str| word.len() >= 100;
-        let in_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        let mut words = self.stdout.split(|c| !in_token(c));
-        assert!(!words.any(is_token), "{}", self.stdout);
-    }
-}
-
-/// The program of an example, next to this one's folder.
-///
-/// Cargo has no variable for it, and builds examples with `cargo test` but not with
-/// `cargo test --test examples`.
-fn program(example: &str) -> PathBuf {
-    let mut path = std::env::current_exe().expect("a test has a path");
-    path.pop();
-    path.pop();
-    path.push("examples");
-    path.push(format!("{example}{}", std::env::consts::EXE_SUFFIX));
-    assert!(
-        path.exists(),
-        "{} is missing: build it with `cargo build --examples`",
-        path.display()
-    );
-    path
-}
-
-fn command(example: &str) -> Command {
-    let mut command = Command::new(program(example));
-    command
-        .env_remove("WECHAT_APPID")
-        .env_remove("WECHAT_SECRET")
-        .env_remove("WECHAT_BASE_URL")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    command
-}
-
 /// The example as a program for a real account, whose WeChat is at `base_url`.
 fn real(example: &str, base_url: &str, secret: &str) -> Command {
     let mut command = command(example);
@@ -111,16 +28,6 @@ fn real(example: &str, base_url: &str, secret: &str) -> Command {
         .env("WECHAT_SECRET", secret)
         .env("WECHAT_BASE_URL", base_url);
     command
-}
-
-async fn run(mut command: Command) -> Ended {
-    let output = tokio::time::timeout(Duration::from_secs(60), command.output());
-    let output = output.await.expect("it ends").expect("it starts");
-    Ended {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).expect("it prints UTF-8"),
-        stderr: String::from_utf8(output.stderr).expect("it prints UTF-8"),
-    }
 }
 
 async fn wechat() -> MockWechat {

@@ -5,6 +5,8 @@
     reason = "each test file uses a part of it"
 )]
 
+pub mod programs;
+
 use std::error::Error as StdError;
 use std::future::IntoFuture;
 use std::io::{self, Write};
