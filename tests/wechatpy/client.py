@@ -1,0 +1,78 @@
+"""wechatpy as its users have it, pointed at another server: many calls from many threads, by one client.
+
+client.py TOKEN_BASE_URL API_BASE_URL APPID SECRET THREADS CALLS
+
+Prints a line after each call, and at the end what came of all of them, as JSON. A call that fails is no failure of this
+program: whoever runs it judges.
+"""
+
+import collections
+import json
+import sys
+import threading
+import time
+import warnings
+
+# Of wechatpy's own, in its docstrings.
+warnings.filterwarnings("ignore")
+
+from wechatpy import WeChatClient
+
+# The threads reach deep into wechatpy's retries, which call themselves.
+sys.setrecursionlimit(400)
+
+
+def client_at(token_base_url, api_base_url, appid, secret):
+    class Client(WeChatClient):
+        API_BASE_URL = api_base_url + "/cgi-bin/"
+        token_requests = 0
+
+        def _fetch_access_token(self, url, params):
+            # The one URL that is written into wechatpy.
+            self.token_requests += 1
+            url = url.replace("https://api.weixin.qq.com", token_base_url)
+            return super()._fetch_access_token(url, params)
+
+    return Client(appid, secret, timeout=30)
+
+
+def main():
+    token_base_url, api_base_url, appid, secret, threads, calls = sys.argv[1:]
+    client = client_at(token_base_url, api_base_url, appid, secret)
+    results = collections.Counter()
+    sent = []
+    lock = threading.Lock()
+
+    def call(number):
+        if number % 2:
+            text = f"message {number}"
+            client.message.send_text("OPENID1", text)
+            return text
+        assert client.user.get_followers()["total"] == 2
+
+    def work(numbers):
+        for number in numbers:
+            text = None
+            try:
+                text = call(number)
+                result = "well"
+            except Exception as error:
+                result = f"{type(error).__name__} {getattr(error, 'errcode', '')}".strip()
+            with lock:
+                results[result] += 1
+                if text:
+                    sent.append(text)
+                print(".", flush=True)
+            # So that it takes a moment, in which something can happen.
+            time.sleep(0.01)
+
+    numbers = range(int(calls))
+    workers = [threading.Thread(target=work, args=(numbers[n :: int(threads)],)) for n in range(int(threads))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    print(json.dumps({"results": results, "token_requests": client.token_requests, "sent": sent}))
+
+
+main()
