@@ -769,6 +769,12 @@ async fn stable_token_forces_only_when_the_answer_is_the_rejected_token() {
     // Not renewed.
     assert_eq!(tokens.refresh(&new).await.unwrap().secret(), "newer");
     assert_eq!(desk.forced(), [false, false, false, true]);
+    // WeChat, which does not say that it wants to know, is never told which one was rejected.
+    let told = desk.got();
+    assert!(
+        told.iter()
+            .all(|got| got.json().get("rejected_token").is_none())
+    );
 }
 
 #[tokio::test(start_paused = true)]

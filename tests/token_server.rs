@@ -10,15 +10,17 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Method, Request, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use support::*;
 use tokio::time::{Instant, advance, sleep};
-use tower::ServiceExt;
+use tower::util::MapRequestLayer;
+use tower::{Layer, ServiceExt};
 use tower_wechat::server::{ServerBuilder, TokenServer};
-use tower_wechat::{AccessToken, TokenError, TokenManager, source_fn};
+use tower_wechat::{AccessToken, StableToken, TokenError, TokenManager, source_fn};
 
 const APPID: &str = "wx0123456789abcdef";
 const SECRET: &str = "the secret of crm, which is long";
@@ -161,6 +163,26 @@ async fn past_the_budget_the_current_token_is_given_as_it_is() {
         assert_eq!(given["access_token"], expected);
     }
     assert_eq!(issued.load(Ordering::SeqCst), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rust_client_says_what_was_rejected_and_gets_another_as_often_as_tokens_die() {
+    let (server, issued) = server().await;
+    let client = || {
+        let http =
+            MapRequestLayer::new(|request: Request<Full<Bytes>>| request).layer(server.clone());
+        TokenManager::new(StableToken::new(http, APPID, SECRET).base_url("http://token-server"))
+    };
+    let (one, other) = (client(), client());
+    for number in 1..=3 {
+        let (old, others) = (one.token().await.unwrap(), other.token().await.unwrap());
+        assert_eq!(old.secret(), format!("token-{number}"));
+        assert_eq!(old, others);
+        let new = one.refresh(&old).await.unwrap();
+        assert_eq!(new.secret(), format!("token-{}", number + 1));
+        assert_eq!(other.refresh(&others).await.unwrap(), new);
+    }
+    assert_eq!(issued.load(Ordering::SeqCst), 4);
 }
 
 #[tokio::test(start_paused = true)]
