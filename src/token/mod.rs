@@ -10,6 +10,7 @@ mod source;
 
 pub use self::access_token::AccessToken;
 pub(crate) use self::access_token::query_value;
+#[cfg(feature = "server")]
 pub(crate) use self::budget::Budget;
 pub(crate) use self::error::{BoxError, fmt_foreign};
 pub use self::error::{ClientError, TokenError};
