@@ -20,6 +20,7 @@ mod v0_13 {
     mod calls;
     mod client_with_middleware;
     mod errors;
+    mod gateway;
     mod kept;
     mod middleware;
     mod readiness;
@@ -47,6 +48,8 @@ mod v0_12 {
     mod calls;
     #[allow(clippy::duplicate_mod, reason = "one source for two versions")]
     mod errors;
+    #[allow(clippy::duplicate_mod, reason = "one source for two versions")]
+    mod gateway;
     #[allow(clippy::duplicate_mod, reason = "one source for two versions")]
     mod kept;
     #[allow(clippy::duplicate_mod, reason = "one source for two versions")]

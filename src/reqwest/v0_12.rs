@@ -36,11 +36,15 @@ mod auth;
 mod body;
 mod client;
 mod convert;
+#[cfg(feature = "axum")]
+mod from_axum;
 mod http_client;
 mod kind;
 mod token;
 
 pub use self::auth::{ReqwestAuth, ReqwestAuthFuture, ReqwestAuthLayer};
 pub use self::client::client_builder;
+#[cfg(feature = "axum")]
+pub use self::from_axum::from_axum;
 pub use self::http_client::{HttpClient, HttpClientFuture};
 pub(crate) use self::kind::kind_of;

@@ -75,6 +75,8 @@ mod auth;
 mod body;
 mod client;
 mod convert;
+#[cfg(feature = "axum")]
+mod from_axum;
 mod http_client;
 mod kind;
 mod token;
@@ -84,5 +86,7 @@ mod middleware;
 
 pub use self::auth::{ReqwestAuth, ReqwestAuthFuture, ReqwestAuthLayer};
 pub use self::client::client_builder;
+#[cfg(feature = "axum")]
+pub use self::from_axum::from_axum;
 pub use self::http_client::{HttpClient, HttpClientFuture};
 pub(crate) use self::kind::kind_of;

@@ -78,9 +78,8 @@ type Http = BoxCloneSyncService<Request, Response, BoxError>;
 ///
 /// # The client that it asks WeChat with
 ///
-/// Any service of http's types whose request body is `axum::body::Body`, such as hyper-util's client. A reqwest client is made one
-/// by tower's `ServiceExt`:
-/// `HttpClient::new(client).map_request(|request: http::Request<Body>| request.map(reqwest::Body::wrap))`. It should not
+/// Any service of http's types whose request body is `axum::body::Body`, such as hyper-util's client. A reqwest client is one
+/// as `HttpClient::new(client).map_request(from_axum)`, both of the module `reqwest`, with tower's `ServiceExt`. It should not
 /// follow redirects, which clients do themselves; and have a limit for how long a reply's body may pause (reqwest's
 /// `read_timeout`), as the gateway has none.
 ///
