@@ -85,10 +85,13 @@
 //! - `axum`: `axum::body::Body` as the body of requests.
 //! - `decompression`: replies in gzip, deflate or brotli are looked into as well; the caller gets them
 //!   as they came. Without it they pass, and a warning says so once.
+//! - `metrics`: counts of calls, rejections and refreshes, and gauges of when a token was fetched and when it will expire, by
+//!   the facade of the `metrics` crate; labelled with the account, see [`TokenManager::account`].
 //! - `mock`: `mock::MockWechat`, for tests.
 //! - `reqwest`, `reqwest-0-12`: clients of reqwest 0.13 and 0.12, and SDKs built on them; see the modules
 //!   `reqwest` and `reqwest_0_12`.
 //! - `reqwest-middleware`: [`WechatAuthLayer`] as a middleware of `reqwest-middleware`'s.
+//! - `server`: a token server and a gateway for other processes and languages; see the module `server`.
 //! - `rustls`: TLS for those clients, where you do not depend on reqwest yourself. Otherwise your own
 //!   dependency on it decides, and has TLS by default.
 //!
