@@ -1,8 +1,10 @@
 //! A no in WeChat's own form.
 
+use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::platform;
 use crate::token::TokenError;
@@ -53,13 +55,15 @@ impl IntoResponse for Refusal {
     }
 }
 
-pub(super) fn json_reply(fields: &Value) -> Response {
+pub(super) fn json_reply(fields: &impl Serialize) -> Response {
     const NEVER_KEPT: HeaderValue = HeaderValue::from_static("no-store");
     const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-    let headers = [
-        (header::CONTENT_TYPE, JSON),
-        (header::CACHE_CONTROL, NEVER_KEPT),
-    ];
-    (headers, fields.to_string()).into_response()
+    let fields = serde_json::to_vec(fields).expect("texts and numbers can be written");
+    let mut reply = Response::new(Body::from(fields));
+    reply.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    reply
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, NEVER_KEPT);
+    reply
 }

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde_json::json;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::clients::Client;
 use super::metrics;
@@ -31,6 +31,15 @@ pub(super) struct Granted {
     pub(super) token: String,
     /// In seconds.
     pub(super) expires_in: u64,
+}
+
+impl Serialize for Granted {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Granted", 2)?;
+        fields.serialize_field("access_token", &self.token)?;
+        fields.serialize_field("expires_in", &self.expires_in)?;
+        fields.end()
+    }
 }
 
 pub(super) fn routes(registry: &Arc<Registry>, grant: impl Grant) -> Router {
@@ -83,10 +92,7 @@ impl<G: Grant> Desk<G> {
         match self.grant.grant(client, account, wanted).await {
             Ok(granted) => {
                 metrics::token_request(client, account, 0);
-                json_reply(&json!({
-                    "access_token": granted.token,
-                    "expires_in": granted.expires_in,
-                }))
+                json_reply(&granted)
             }
             Err(refusal) => {
                 metrics::token_request(client, account, refusal.errcode());
