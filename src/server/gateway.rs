@@ -23,6 +23,7 @@ use super::headers;
 use super::limits::{self, Limits};
 use super::metrics;
 use super::opaque::{Seal, Unsealed};
+use super::query::parameters;
 use super::redirect;
 use super::refusal::Refusal;
 use super::registry::{Account, Registry};
@@ -321,7 +322,7 @@ impl Calls {
             ));
         }
         let target = self.upstream.target(request)?;
-        let mut tokens = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
+        let mut tokens = parameters(uri.query().unwrap_or_default())
             .filter(|(name, _)| name == "access_token")
             .map(|(_, token)| token);
         let token = tokens.next().filter(|token| !token.is_empty());

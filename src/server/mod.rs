@@ -80,6 +80,7 @@ mod health;
 mod limits;
 mod metrics;
 mod opaque;
+mod query;
 mod redirect;
 mod refusal;
 mod registry;

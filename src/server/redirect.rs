@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
+use super::query::parameters;
 use super::target::Upstream;
 use crate::request::with_token;
 use crate::token::{AccessToken, TokenManager};
@@ -45,8 +46,7 @@ pub(super) fn clean(
 
 fn with_own_token(location: Uri, token: &str) -> Option<Uri> {
     let query = location.query().unwrap_or_default();
-    let has_token =
-        form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token");
+    let has_token = parameters(query).any(|(name, _)| name == "access_token");
     if has_token {
         with_token(&location, &AccessToken::new(token, Duration::ZERO))
     } else {

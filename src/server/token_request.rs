@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::query::parameters;
 use super::refusal::Refusal;
 
 /// Token requests are about 200 bytes, and one with a rejected token about 700.
@@ -30,7 +31,7 @@ impl TokenRequest {
     /// That of `GET /cgi-bin/token`.
     pub(super) fn from_query(query: &str) -> Self {
         let mut request = TokenRequest::default();
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        for (name, value) in parameters(query) {
             match &*name {
                 "grant_type" => request.grant_type = Some(value.into_owned()),
                 "appid" => request.appid = Some(value.into_owned()),
