@@ -76,10 +76,15 @@ impl Scope {
     }
 
     pub(crate) fn target(&self, uri: &Uri) -> Target {
-        if !self.covers(uri) {
-            return Target::Elsewhere;
+        match self.covers(uri) {
+            true => self.target_at(uri.path()),
+            false => Target::Elsewhere,
         }
-        let path = single_slashes(uri.path());
+    }
+
+    /// What `path` says about a request to one of our hosts.
+    pub(crate) fn target_at(&self, path: &str) -> Target {
+        let path = single_slashes(path);
         if self.platform.is_token_request(&path) {
             Target::Token
         } else if Platform::is_exempt(&path) || has_dot_segments(&path) {

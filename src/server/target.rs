@@ -101,31 +101,32 @@ impl Upstream {
                 "this path is none of WeChat's",
             ));
         }
-        let target = self.to(&path, uri.query());
-        let target =
-            target.ok_or_else(|| refuse(StatusCode::URI_TOO_LONG, "the target is too long"))?;
         let is_listed = self.paths.iter().any(|listed| match listed.ends_with('/') {
             true => path.starts_with(listed),
             false => path == *listed,
         });
-        if !is_listed || self.scope.target(&target) != Target::Api {
+        if !is_listed || self.scope.target_at(&path) != Target::Api {
             return Err(refuse(
                 StatusCode::NOT_FOUND,
                 "api unauthorized: the gateway does not pass this path on, as it is not listed or takes another token",
             ));
         }
-        Ok(target)
+        let target = self.to(uri, &path);
+        target.ok_or_else(|| refuse(StatusCode::URI_TOO_LONG, "the target is too long"))
     }
 
-    fn to(&self, path: &str, query: Option<&str>) -> Option<Uri> {
-        let path_and_query = match query {
-            Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
-            None => PathAndQuery::try_from(path),
+    /// What `uri` asks for, by the path in place of its own.
+    fn to(&self, uri: &Uri, path: &str) -> Option<Uri> {
+        let path_and_query = match uri.query() {
+            // Shared, where it is as it should be.
+            _ if path == uri.path() => uri.path_and_query().cloned(),
+            Some(query) => PathAndQuery::try_from(format!("{path}?{query}")).ok(),
+            None => PathAndQuery::try_from(path).ok(),
         };
         let mut parts = Parts::default();
         parts.scheme = self.origin.scheme().cloned();
         parts.authority = self.origin.authority().cloned();
-        parts.path_and_query = Some(path_and_query.ok()?);
+        parts.path_and_query = Some(path_and_query?);
         Uri::from_parts(parts).ok()
     }
 
