@@ -3,49 +3,58 @@
 use axum::http::{HeaderMap, HeaderName, header};
 
 /// Of one connection only (RFC 9110, 7.6.1), beside those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// What a client says to the gateway, or what a proxy before it says of the client, and what is not WeChat's to know.
-const NOT_FOR_WECHAT: [HeaderName; 14] = [
-    // The client of the gateway names the host that it really asks.
-    header::HOST,
-    // Answered here already, when the body is read.
-    header::EXPECT,
-    // WeChat's replies must come so that the layer can read them.
-    header::ACCEPT_ENCODING,
-    header::AUTHORIZATION,
-    header::COOKIE,
-    header::REFERER,
-    header::ORIGIN,
-    header::FORWARDED,
-    header::VIA,
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-real-ip"),
-];
+fn is_not_for_wechat(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        // The client of the gateway names the host that it really asks.
+        "host"
+            // Answered here already, when the body is read.
+            | "expect"
+            // WeChat's replies must come so that the layer can read them.
+            | "accept-encoding"
+            | "authorization"
+            | "cookie"
+            | "referer"
+            | "origin"
+            | "forwarded"
+            | "via"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-proto"
+            | "x-real-ip"
+    )
+}
 
 /// The headers of a client's request as they go to WeChat.
 pub(super) fn clean_request(headers: &mut HeaderMap) {
-    clean_reply(headers);
-    for name in NOT_FOR_WECHAT {
-        headers.remove(name);
-    }
+    clean(headers, |name| {
+        is_hop_by_hop(name) || is_not_for_wechat(name)
+    });
 }
 
 /// The headers of a reply of WeChat's as they go to a client.
 pub(super) fn clean_reply(headers: &mut HeaderMap) {
+    clean(headers, is_hop_by_hop);
+}
+
+fn clean(headers: &mut HeaderMap, is_to_go: impl Fn(&HeaderName) -> bool) {
     let connection = headers.get_all(header::CONNECTION).iter();
     let named = connection
         .filter_map(|value| value.to_str().ok())
@@ -53,10 +62,9 @@ pub(super) fn clean_reply(headers: &mut HeaderMap) {
         .filter_map(|name| name.trim().parse::<HeaderName>().ok());
     // How long the body is, is not of one connection, whoever says so.
     let named = named.filter(|name| *name != header::CONTENT_LENGTH);
-    for name in named.collect::<Vec<_>>() {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
+    // Few of those that are to go are there, so what is there is compared, and not each of them looked for.
+    let listed = headers.keys().filter(|name| is_to_go(name)).cloned();
+    for name in named.chain(listed).collect::<Vec<_>>() {
         headers.remove(name);
     }
 }
