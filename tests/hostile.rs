@@ -356,6 +356,16 @@ async fn whoever_is_slow_holds_nobody_up_and_is_put_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_says_it_is_too_large_is_refused_before_it_comes() {
+    let target = Target::start().await;
+    target.wechat.clear();
+    let reply = target.send(target.post("content-length: 1000000000")).await;
+    assert_eq!(status(&reply), "413", "{reply}");
+    assert!(reply.contains(r#""errcode":45001"#), "{reply}");
+    target.assert_serves("a large upload").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_breaks_off_is_no_call() {
     let target = Target::start().await;
     target.wechat.clear();

@@ -438,6 +438,25 @@ async fn tokens_are_kept_fresh_as_long_as_the_router_lives_and_no_longer() {
 }
 
 #[tokio::test]
+async fn an_account_whose_source_does_not_know_its_name_is_called_by_its_appid() {
+    let (tokens, _) = numbered_tokens();
+    let (named, _) = numbered_tokens();
+    let named = TokenManager::builder(source_fn(move |_| {
+        let named = named.clone();
+        async move { named.token().await }
+    }));
+    let named = named.account("the shop").build();
+    let server = TokenServer::builder()
+        .account(APPID, tokens.clone())
+        .account("wx2", named.clone())
+        .client("crm", SECRET);
+    assert_eq!(tokens.account(), None);
+    drop(server.build().unwrap());
+    assert_eq!(tokens.account(), Some(APPID));
+    assert_eq!(named.account(), Some("the shop"));
+}
+
+#[tokio::test]
 async fn a_mistake_in_the_setup_is_one_sentence() {
     let (tokens, issued) = numbered_tokens();
     let new = || TokenServer::builder().account(APPID, tokens.clone());

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_http::timeout::TimeoutBody;
 use zeroize::Zeroizing;
 
 use super::builder::{self, ServerBuilder};
@@ -295,7 +294,9 @@ impl Calls {
         let (client, account) = self.open(&token)?;
 
         let path = target.path().to_owned();
-        let reply = self.send(self.call(request, target, account)).await;
+        let call = self.call(request, target, account);
+        let call = call.inspect_err(|_| metrics::call(client, account, "body_failed"))?;
+        let reply = self.send(call).await;
         let reply = reply.map_err(|error| self.failed(client, account, &path, &error))?;
         metrics::call(client, account, "ok");
         tracing::debug!(
@@ -354,21 +355,16 @@ impl Calls {
     }
 
     /// The call as WeChat gets it: made anew, so that nothing goes along that is not meant to.
-    fn call(&self, request: Request, target: Uri, account: &Account) -> Request {
+    fn call(&self, request: Request, target: Uri, account: &Account) -> Result<Request, Refusal> {
         let (head, body) = request.into_parts();
-        // The timeout hides that a body is empty or how long it is; the header has its length.
-        let body = match body.is_end_stream() {
-            true => Body::empty(),
-            false => Body::new(TimeoutBody::new(self.limits.body_pause, body)),
-        };
-        let mut call = Request::new(body);
+        let mut call = Request::new(self.limits.body(body)?);
         *call.method_mut() = head.method;
         *call.uri_mut() = target;
         *call.headers_mut() = head.headers;
         headers::clean_request(call.headers_mut());
         call.extensions_mut()
             .insert(OnBehalf(account.tokens.clone()));
-        call
+        Ok(call)
     }
 
     /// Boxed, as the compiler does not see that the future can go to another thread where it is awaited.

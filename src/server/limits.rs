@@ -5,19 +5,19 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::body::HttpBody;
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
-use http_body_util::LengthLimitError;
+use http_body_util::{LengthLimitError, Limited};
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
 use tower::timeout::TimeoutLayer;
 use tower::timeout::error::Elapsed;
 use tower::util::BoxCloneSyncService;
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
-use tower_http::limit::RequestBodyLimitLayer;
-use tower_http::timeout::TimeoutError;
+use tower::{BoxError, Service, ServiceBuilder};
+use tower_http::timeout::{TimeoutBody, TimeoutError};
 
 use super::metrics;
 use super::refusal::Refusal;
@@ -61,11 +61,23 @@ impl Limits {
             .layer(LoadShedLayer::new())
             .layer(GlobalConcurrencyLimitLayer::new(self.calls))
             .layer(TimeoutLayer::new(self.timeout))
-            .layer(RequestBodyLimitLayer::new(self.body_bytes))
-            .map_request(|request: axum::http::Request<_>| request.map(Body::new))
-            .service(service)
-            .map_response(|reply| reply.map(Body::new));
+            .service(service);
         BoxCloneSyncService::new(within)
+    }
+}
+
+impl Limits {
+    /// `body` within these limits; refused at once where it says itself that it is too large.
+    pub(super) fn body(&self, body: Body) -> Result<Body, Refusal> {
+        if body.size_hint().lower() > self.body_bytes as u64 {
+            return Err(too_large());
+        }
+        // The timeout hides that a body is empty. It hides how long it is, too; the header tells that.
+        if body.is_end_stream() {
+            return Ok(Body::empty());
+        }
+        let limited = Limited::new(body, self.body_bytes);
+        Ok(Body::new(TimeoutBody::new(self.body_pause, limited)))
     }
 }
 
@@ -86,12 +98,7 @@ pub(super) fn body_failed(error: &(dyn StdError + 'static)) -> Option<Refusal> {
     let mut next = Some(error);
     while let Some(error) = next {
         if error.is::<LengthLimitError>() {
-            let status = StatusCode::PAYLOAD_TOO_LARGE;
-            return Some(Refusal::with_status(
-                status,
-                45001,
-                "media size out of limit: the body is too large for the gateway",
-            ));
+            return Some(too_large());
         }
         if error.is::<TimeoutError>() {
             let status = StatusCode::REQUEST_TIMEOUT;
@@ -104,4 +111,12 @@ pub(super) fn body_failed(error: &(dyn StdError + 'static)) -> Option<Refusal> {
         next = error.source();
     }
     None
+}
+
+fn too_large() -> Refusal {
+    Refusal::with_status(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        45001,
+        "media size out of limit: the body is too large for the gateway",
+    )
 }

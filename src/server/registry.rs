@@ -54,6 +54,7 @@ impl Registry {
         // Last, as it starts to ask WeChat.
         let accounts = accounts.into_iter().map(|(appid, tokens)| {
             let appid = Arc::<str>::from(appid);
+            tokens.call_it(&appid);
             let account = Account {
                 appid: Arc::clone(&appid),
                 _fresh: tokens.keep_fresh(),

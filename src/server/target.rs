@@ -101,10 +101,12 @@ impl Upstream {
                 "this path is none of WeChat's",
             ));
         }
-        let is_listed = self.paths.iter().any(|listed| match listed.ends_with('/') {
-            true => path.starts_with(listed),
-            false => path == *listed,
-        });
+        // None of WeChat's ends in one, and with one a token request would not be known as such.
+        let is_listed = !path.ends_with('/')
+            && self.paths.iter().any(|listed| match listed.ends_with('/') {
+                true => path.starts_with(listed),
+                false => path == *listed,
+            });
         if !is_listed || self.scope.target_at(&path) != Target::Api {
             return Err(refuse(
                 StatusCode::NOT_FOUND,
@@ -204,6 +206,9 @@ mod tests {
             "/cgi-bin/gettoken",
             "/cgi-bin/token",
             "//cgi-bin/token",
+            "/cgi-bin/token/",
+            "/cgi-bin/stable_token//",
+            "/cgi-bin/menu/get/",
             "/cgi-bin/showqrcode",
         ] {
             assert!(target(path).is_err(), "{path}");

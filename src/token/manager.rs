@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -89,7 +89,7 @@ struct Settings {
 
 struct Shared {
     source: Box<dyn ErasedSource>,
-    account: Option<Arc<str>>,
+    account: OnceLock<Arc<str>>,
     settings: Settings,
     current: ArcSwapOption<Cached>,
     state: Mutex<State>,
@@ -206,7 +206,7 @@ impl TokenManager {
 
     /// What the account is called in logs and metrics: its appid, where the source knows it.
     pub fn account(&self) -> Option<&str> {
-        self.shared.account.as_deref()
+        self.shared.account()
     }
 
     /// Renews the token ahead of its expiry, asked or not, while the guard lives.
@@ -304,7 +304,13 @@ impl TokenManager {
 
     /// [`account`](TokenManager::account) in a form that can be kept without copying.
     pub(crate) fn label(&self) -> Option<&Arc<str>> {
-        self.shared.account.as_ref()
+        self.shared.account.get()
+    }
+
+    /// What the account is called from now on, where neither the source nor the builder has said it.
+    #[cfg(feature = "server")]
+    pub(crate) fn call_it(&self, account: &Arc<str>) {
+        let _ = self.shared.account.set(Arc::clone(account));
     }
 
     /// Resolves when a flight ends after this call.
@@ -353,7 +359,7 @@ impl TokenManagerBuilder {
         TokenManager {
             shared: Arc::new(Shared {
                 source: self.source,
-                account: self.account,
+                account: self.account.map(OnceLock::from).unwrap_or_default(),
                 settings: self.settings,
                 current: ArcSwapOption::empty(),
                 state: Mutex::new(State {
@@ -373,6 +379,10 @@ impl TokenManagerBuilder {
 }
 
 impl Shared {
+    fn account(&self) -> Option<&str> {
+        self.account.get().map(|account| &**account)
+    }
+
     /// Never held across an await, and nothing of a user's runs under it: no source, no subscriber
     /// of `tracing`'s, and no `spawn`, which drops the task at once on a runtime that is shut down.
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -427,7 +437,7 @@ impl Shared {
                 if !warned {
                     self.warn_of_the_budget();
                 }
-                metrics::refresh_over_budget(self.account.as_ref());
+                metrics::refresh_over_budget(self.account.get());
                 return Next::Give(TokenError::OverBudget);
             }
             state.budget_warned = false;
@@ -438,7 +448,7 @@ impl Shared {
             self.suspect_a_rival(rejected);
         }
         tracing::debug!(
-            account = self.account.as_deref(),
+            account = self.account(),
             rejected = rejected.is_some(),
             "asking for an access_token"
         );
@@ -471,7 +481,7 @@ impl Shared {
     }
 
     fn tell(&self, outcome: &Outcome, now: Instant) {
-        let account = self.account.as_deref();
+        let account = self.account();
         match outcome {
             Ok(token) => {
                 let seconds = token.expires_in().as_secs();
@@ -487,7 +497,7 @@ impl Shared {
 
     fn warn_of_the_budget(&self) {
         tracing::warn!(
-            account = self.account.as_deref(),
+            account = self.account(),
             "tokens are rejected again and again, and the refresh budget is used up: replies with \
              the rejection are handed on. Something else may be refreshing this account, or \
              requests may hold an `access_token` of their own in their body"
@@ -499,7 +509,7 @@ impl Shared {
         let age = rejected.age();
         if age < SUSPICIOUS_AGE && self.rival_warning.is_due() {
             tracing::warn!(
-                account = self.account.as_deref(),
+                account = self.account(),
                 age_seconds = age.as_secs(),
                 "an access_token was rejected soon after it was issued: something else refreshes \
                  this account's token"
@@ -559,7 +569,7 @@ impl Pilot {
         drop(state);
         if in_time {
             self.shared.tell(&outcome, now);
-            metrics::refreshed(self.shared.account.as_ref(), self.reason, &outcome);
+            metrics::refreshed(self.shared.account.get(), self.reason, &outcome);
         }
         self.landing.send_replace(Some(outcome));
     }
