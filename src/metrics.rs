@@ -146,7 +146,7 @@ mod recorded {
     }
 
     /// Shared, so that no call copies the account's name.
-    fn label(account: Option<&Arc<str>>) -> SharedString {
+    pub(crate) fn label(account: Option<&Arc<str>>) -> SharedString {
         match account {
             Some(account) => SharedString::from_shared(Arc::clone(account)),
             None => SharedString::const_str(""),

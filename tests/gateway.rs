@@ -255,12 +255,19 @@ async fn what_is_no_good_token_is_told_as_wechat_tells_it_and_not_passed_on() {
     assert!(wechat.received().is_empty());
 }
 
-#[tokio::test(start_paused = true)]
+/// By the wall clock, on which gateways agree: it takes two seconds.
+#[tokio::test]
 async fn an_expired_token_is_told_as_expired() {
-    let gateway = builder(Wechat::default().answering(well)).token_life(Duration::ZERO);
+    let gateway = builder(Wechat::default().answering(well)).token_life(Duration::from_secs(1));
     let gateway = gateway.build().unwrap();
     let token = token(&gateway).await;
-    assert_eq!(errcode(&gateway, call(&token)).await, 42001);
+    let told = loop {
+        match errcode(&gateway, call(&token)).await {
+            0 => sleep(Duration::from_millis(50)).await,
+            told => break told,
+        }
+    };
+    assert_eq!(told, 42001);
 }
 
 #[tokio::test(start_paused = true)]
@@ -383,16 +390,25 @@ async fn a_redirect_tells_no_real_token() {
             Some("/cgi-bin/a?access_token=MINE"),
         ),
         ("/cgi-bin/a", Some("/cgi-bin/a")),
+        ("https://elsewhere.example/a?access_token=token-1", None),
         (
-            "https://elsewhere.example/a?access_token=token-1",
-            Some("https://elsewhere.example/a?access_token=MINE"),
+            "//api.weixin.qq.com/a?access_token=token-1",
+            Some("/a?access_token=MINE"),
+        ),
+        (
+            "http://API.weixin.qq.com:80/a?access_token=token-1",
+            Some("/a?access_token=MINE"),
+        ),
+        (
+            "menu/get?access_token=token-1",
+            Some("menu/get?access_token=MINE"),
         ),
         (
             "https://elsewhere.example/a?b=c",
             Some("https://elsewhere.example/a?b=c"),
         ),
         ("https://elsewhere.example/?back=token-1", None),
-        ("a b token-1", None),
+        ("a b token-1", Some("a b MINE")),
     ];
     for (location, expected) in redirects {
         let answer = move |_: &Received| {
@@ -414,6 +430,109 @@ async fn a_redirect_tells_no_real_token() {
         let expected = expected.map(|text| text.replace("MINE", &token));
         assert_eq!(told.map(str::to_owned), expected, "{location}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_header_tells_the_token_that_a_call_was_sent_with_also_when_it_is_not_the_current_one_any_more()
+ {
+    let (tokens, _) = numbered_tokens();
+    let renewing = tokens.clone();
+    let http = service_fn(move |_: Request| {
+        let tokens = renewing.clone();
+        async move {
+            tokens
+                .refresh(&tokens.token().await.unwrap())
+                .await
+                .unwrap();
+            let reply = Response::builder()
+                .header("content-location", "/cgi-bin/a?access_token=token-1")
+                .header("link", "<https://h/?back=token-1>")
+                .header("location", "https://elsewhere.example/?back=token-1")
+                .header("set-cookie", "a=b")
+                .header("x-other", "1");
+            Ok::<_, Infallible>(reply.body(Body::from(OK)).unwrap())
+        }
+    });
+    let gateway = Gateway::builder(http)
+        .account(APPID, tokens)
+        .client("crm", SECRET)
+        .signing_key(KEY);
+    let gateway = gateway.build().unwrap();
+    let reply = send(&gateway, call(&token(&gateway).await)).await;
+    let names: Vec<_> = reply.headers().keys().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["x-other"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_that_stands_is_no_word_about_the_clients_token() {
+    let rejects = |_: &Received| Response::new(Body::from(REJECTED));
+    let gateway = builder(Wechat::default().answering(rejects))
+        .build()
+        .unwrap();
+    let token = token(&gateway).await;
+    let told = read(send(&gateway, call(&token)).await).await;
+    assert_eq!(told["errcode"], -1);
+    let errmsg = told["errmsg"].as_str().unwrap();
+    assert!(
+        errmsg.contains("40001") && errmsg.contains("rid: 66f0-1a2b-3c4d"),
+        "{errmsg}"
+    );
+
+    // Nor one to a call that cannot be sent again.
+    let gateway = builder(Wechat::default().answering(rejects_the_first)).replay_limit(1024);
+    let gateway = gateway.build().unwrap();
+    let token = self::token(&gateway).await;
+    let two_pieces = || {
+        stream::unfold(0, |number| async move {
+            sleep(Duration::from_millis(1)).await;
+            let piece = Ok::<_, Infallible>(Bytes::from(vec![b'x'; 1024]));
+            (number < 2).then_some((piece, number + 1))
+        })
+    };
+    for expected in [-1, 0] {
+        let call = upload(&token, Body::from_stream(two_pieces()));
+        assert_eq!(errcode(&gateway, call).await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_calls_are_always_rejected_does_not_use_up_the_refreshes_of_others() {
+    // WeChat takes an `access_token` in the body for the call's.
+    let answer = |received: &Received| {
+        let dead = received.body.starts_with(b"access_token=");
+        let dead = dead || received.uri.contains("access_token=token-4");
+        Response::new(Body::from(if dead { REJECTED } else { OK }))
+    };
+    let gateway = builder(Wechat::default().answering(answer)).client("shop", OTHER_SECRET);
+    let gateway = gateway.build().unwrap();
+    let of_crm = token(&gateway).await;
+    for _ in 0..20 {
+        let body = Body::from("access_token=x");
+        assert_eq!(errcode(&gateway, upload(&of_crm, body)).await, -1);
+    }
+    // Three times a new one was fetched, and that one is dead now.
+    let of_shop = token_for(&gateway, APPID, OTHER_SECRET).await;
+    assert_eq!(errcode(&gateway, call(&of_shop)).await, 0);
+    // And a client that is not believed has the new one all the same.
+    assert_eq!(errcode(&gateway, call(&of_crm)).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_tells_earlier_ones_is_never_passed_on() {
+    let wechat = Wechat::default();
+    let gateway = builder(wechat.answering(well)).paths(["/cgi-bin/openapi/rid/get", "/cgi-bin/"]);
+    let gateway = gateway.build().unwrap();
+    let token = token(&gateway).await;
+    for path in [
+        "/cgi-bin/openapi/rid/get",
+        "/cgi-bin/openapi/rid/get/",
+        "//cgi-bin/openapi/RID/get",
+    ] {
+        let request = Request::post(format!("{path}?access_token={token}"));
+        let reply = send(&gateway, request.body(Body::from("{}")).unwrap()).await;
+        assert_eq!(reply.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+    assert!(wechat.received().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -482,6 +601,77 @@ async fn too_many_calls_at_a_time_are_refused_at_once_and_token_requests_go_on()
         assert_eq!(reply.await.unwrap().unwrap().status(), StatusCode::OK);
     }
     assert_eq!(errcode(&gateway, call(&held)).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_client_gets_no_more_than_half_of_the_places_and_a_reply_keeps_its_own() {
+    let endless = service_fn(|_: Request| async {
+        let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        let reply = Response::builder().header("content-encoding", "x");
+        Ok::<_, Infallible>(reply.body(body).unwrap())
+    });
+    let gateway = builder(endless)
+        .client("shop", OTHER_SECRET)
+        .concurrency_limit(4);
+    let gateway = gateway.build().unwrap();
+    let (of_crm, of_shop) = (
+        token(&gateway).await,
+        token_for(&gateway, APPID, OTHER_SECRET).await,
+    );
+    let mut held = Vec::new();
+    for token in [&of_crm, &of_shop] {
+        for _ in 0..2 {
+            let reply = send(&gateway, call(token)).await;
+            assert_eq!(reply.status(), StatusCode::OK);
+            held.push(reply);
+        }
+        assert_eq!(
+            send(&gateway, call(token)).await.status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+    }
+    drop(held);
+    assert_eq!(send(&gateway, call(&of_crm)).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_stops_coming_ends() {
+    let endless = service_fn(|_: Request| async {
+        let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        let reply = Response::builder().header("content-encoding", "x");
+        Ok::<_, Infallible>(reply.body(body).unwrap())
+    });
+    let gateway = builder(endless)
+        .body_pause(Duration::from_secs(3))
+        .build()
+        .unwrap();
+    let reply = send(&gateway, call(&token(&gateway).await)).await;
+    let begun = tokio::time::Instant::now();
+    assert!(reply.into_body().collect().await.is_err());
+    assert_eq!(begun.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_waits_for_the_gateway_has_not_paused() {
+    // The first token takes longer than a body may pause, and the body is there in time.
+    let source = source_fn(|_| async {
+        sleep(Duration::from_secs(8)).await;
+        Ok(tower_wechat::AccessToken::new("token", TWO_HOURS))
+    });
+    let gateway = Gateway::builder(Wechat::default().answering(well))
+        .account(APPID, TokenManager::new(source))
+        .client("crm", SECRET)
+        .body_pause(Duration::from_secs(3));
+    let gateway = gateway.build().unwrap();
+    let token = token(&gateway).await;
+    let slow = stream::unfold(0, |number| async move {
+        sleep(Duration::from_secs(1)).await;
+        (number < 3).then(|| (Ok::<_, Infallible>(Bytes::from("x")), number + 1))
+    });
+    assert_eq!(
+        errcode(&gateway, upload(&token, Body::from_stream(slow))).await,
+        0
+    );
 }
 
 /// A body that comes in pieces of 1 KiB.
@@ -617,6 +807,9 @@ async fn a_mistake_in_the_setup_is_one_sentence() {
             "the upstream is",
         ),
         (new().paths(["/cgi-bin/../"]), "the path"),
+        (new().token_life(Duration::ZERO), "1 s to 30 days"),
+        (new().token_life(Duration::MAX), "1 s to 30 days"),
+        (new().concurrency_limit(0), "a concurrency limit of 0"),
     ] {
         let told = format!("{builder:?}");
         assert!(

@@ -155,7 +155,12 @@ async fn a_force_that_does_not_say_what_was_rejected_counts_once_in_30_s() {
 
 #[tokio::test(start_paused = true)]
 async fn past_the_budget_the_current_token_is_given_as_it_is() {
-    let (server, issued) = server().await;
+    let (builder, issued) = builder();
+    let server = builder
+        .refresh_limit(100, Duration::from_secs(1))
+        .build()
+        .unwrap();
+    settle().await;
     for number in 1..=20 {
         let report = json!({"force_refresh": true, "rejected_token": format!("token-{number}")});
         let given = stable(&server, report).await;
@@ -163,6 +168,27 @@ async fn past_the_budget_the_current_token_is_given_as_it_is() {
         assert_eq!(given["access_token"], expected);
     }
     assert_eq!(issued.load(Ordering::SeqCst), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_always_wrong_costs_few_refreshes_and_leaves_some_to_others() {
+    let (builder, issued) = builder();
+    let server = builder.client("shop", OTHER_SECRET).build().unwrap();
+    settle().await;
+    let report = async |secret: &str| {
+        let current = plain(&server).await["access_token"].clone();
+        let fields = json!({"secret": secret, "force_refresh": true, "rejected_token": current});
+        stable(&server, fields).await["access_token"] != current
+    };
+    // Every minute for a day. Of itself a token is renewed twelve times.
+    let mut replaced = 0;
+    for _ in 0..24 * 60 {
+        replaced += usize::from(report(SECRET).await);
+        sleep(Duration::from_secs(60)).await;
+    }
+    assert!(issued.load(Ordering::SeqCst) < 200, "{issued:?}");
+    assert!(replaced <= 3 + 24 * 6, "{replaced}");
+    assert!(report(OTHER_SECRET).await);
 }
 
 #[tokio::test(start_paused = true)]

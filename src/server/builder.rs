@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 
-use super::clients::{Client, Rate};
+use super::clients::{Allowed, Client, Rate};
 use super::error::BuildError;
 use super::health::{self, Render};
 use super::metrics;
@@ -46,7 +46,7 @@ pub struct ServerBuilder<K> {
 pub(super) struct Shared {
     accounts: Vec<(String, TokenManager)>,
     clients: Vec<NewClient>,
-    rate: Rate,
+    allowed: Allowed,
     render: Option<Render>,
 }
 
@@ -62,10 +62,7 @@ impl<K> ServerBuilder<K> {
             shared: Shared {
                 accounts: Vec::new(),
                 clients: Vec::new(),
-                rate: Rate {
-                    burst: 1000,
-                    per: Duration::from_millis(100),
-                },
+                allowed: Allowed::default(),
                 render: None,
             },
             kind,
@@ -112,7 +109,18 @@ impl<K> ServerBuilder<K> {
     ///
     /// Past it: 45009. A gateway's calls are not counted.
     pub fn rate_limit(mut self, burst: u32, per: Duration) -> Self {
-        self.shared.rate = Rate { burst, per };
+        self.shared.allowed.token_requests = Rate { burst, per };
+        self
+    }
+
+    /// How often each client may have a rejected token replaced: `burst` times at once, then once more every `per`; default 3 and
+    /// 10 min.
+    ///
+    /// So that one client that is wrong about its tokens cannot use up what WeChat allows to all, beside the account's own budget
+    /// ([`refresh_budget`](crate::TokenManagerBuilder::refresh_budget)). Past it the token server gives the current token as it is; and
+    /// a gateway, where calls of this client were rejected again with a new token so often, does not refresh for this client.
+    pub fn refresh_limit(mut self, burst: u32, per: Duration) -> Self {
+        self.shared.allowed.refreshes = Rate { burst, per };
         self
     }
 
@@ -166,11 +174,11 @@ impl Shared {
     }
 
     pub(super) fn registry(self) -> Result<Arc<Registry>, BuildError> {
-        let rate = self.rate;
+        let allowed = self.allowed;
         let clients = self
             .clients
             .into_iter()
-            .map(|client| Client::new(client.name, client.secret, client.accounts, rate));
+            .map(|client| Client::new(client.name, client.secret, client.accounts, &allowed));
         Registry::new(self.accounts, clients.collect()).map(Arc::new)
     }
 }
@@ -193,7 +201,7 @@ impl<K: fmt::Debug> fmt::Debug for ServerBuilder<K> {
             .field("kind", &self.kind)
             .field("accounts", &accounts.collect::<Vec<_>>())
             .field("clients", &clients.collect::<Vec<_>>())
-            .field("rate", &self.shared.rate)
+            .field("allowed", &self.shared.allowed)
             .finish_non_exhaustive()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use subtle::ConstantTimeEq;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::error::BuildError;
 use crate::source::Secret;
-use crate::token::Budget;
+use crate::token::{AccessToken, Budget};
 
 /// Shorter secrets can be guessed, however slowly a server answers.
 const SHORTEST_SECRET: usize = 16;
@@ -18,11 +18,34 @@ const SHORTEST_SECRET: usize = 16;
 /// So that a gateway's token stays short enough for every SDK.
 const LONGEST_NAME: usize = 64;
 
-/// How often one client may ask for a token.
+/// How often something is allowed: `burst` times at once, then once more every `per`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
     pub(super) burst: u32,
     pub(super) per: Duration,
+}
+
+/// What each client may do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowed {
+    pub(super) token_requests: Rate,
+    pub(super) refreshes: Rate,
+}
+
+impl Default for Allowed {
+    fn default() -> Self {
+        Allowed {
+            token_requests: Rate {
+                burst: 1000,
+                per: Duration::from_millis(100),
+            },
+            // Less at once than an account's budget, so that one client cannot use all of that up.
+            refreshes: Rate {
+                burst: 3,
+                per: Duration::from_secs(600),
+            },
+        }
+    }
 }
 
 /// One of those who may ask.
@@ -31,7 +54,15 @@ pub(super) struct Client {
     secret: Secret,
     /// All of them, where there are none.
     accounts: Option<Vec<String>>,
-    budget: Mutex<Budget>,
+    token_requests: Mutex<Budget>,
+    refreshes: Mutex<Refreshes>,
+}
+
+/// How often a client has had a token replaced.
+struct Refreshes {
+    budget: Budget,
+    /// The token that it was last replaced for: however many of a client's processes report it, it counts once.
+    last: Option<AccessToken>,
 }
 
 impl Client {
@@ -39,13 +70,17 @@ impl Client {
         name: String,
         secret: Secret,
         accounts: Option<Vec<String>>,
-        rate: Rate,
+        allowed: &Allowed,
     ) -> Self {
         Client {
             name: name.into(),
             secret,
             accounts,
-            budget: Mutex::new(Budget::new(rate.burst, rate.per)),
+            token_requests: Mutex::new(allowed.token_requests.budget()),
+            refreshes: Mutex::new(Refreshes {
+                budget: allowed.refreshes.budget(),
+                last: None,
+            }),
         }
     }
 
@@ -60,8 +95,31 @@ impl Client {
 
     /// Whether it keeps to its rate; counts this request.
     pub(super) fn keeps_to_its_rate(&self) -> bool {
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut budget = lock(&self.token_requests);
         budget.take(Instant::now())
+    }
+
+    /// Whether `rejected` is replaced because this client says that it is dead; counts it.
+    pub(super) fn may_refresh(&self, rejected: &AccessToken) -> bool {
+        let mut refreshes = lock(&self.refreshes);
+        if refreshes.last.as_ref() == Some(rejected) {
+            return true;
+        }
+        let allowed = refreshes.budget.take(Instant::now());
+        if allowed {
+            refreshes.last = Some(rejected.clone());
+        }
+        allowed
+    }
+
+    /// Counts a call that had its token replaced, and was rejected again: it may be the call.
+    pub(super) fn refreshed_in_vain(&self) {
+        lock(&self.refreshes).budget.take(Instant::now());
+    }
+
+    /// Whether this client's rejections say something about the token.
+    pub(super) fn is_believed(&self) -> bool {
+        !lock(&self.refreshes).budget.is_empty(Instant::now())
     }
 
     fn check(&self, known: impl Fn(&str) -> bool) -> Result<(), BuildError> {
@@ -87,6 +145,16 @@ impl Client {
         }
         Ok(())
     }
+}
+
+impl Rate {
+    fn budget(self) -> Budget {
+        Budget::new(self.burst, self.per)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All of them.

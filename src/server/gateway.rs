@@ -1,52 +1,32 @@
-use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tower::util::BoxCloneSyncService;
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Service, ServiceExt, service_fn};
 use zeroize::Zeroizing;
 
 use super::builder::{self, ServerBuilder};
-use super::clients::Client;
+use super::calls::{Calls, Http};
 use super::error::BuildError;
-use super::headers;
-use super::limits::{self, Limits};
-use super::metrics;
-use super::opaque::{Seal, Unsealed};
-use super::query::parameters;
-use super::redirect;
-use super::refusal::Refusal;
-use super::registry::{Account, Registry};
+use super::limits::Limits;
+use super::opaque::{LONGEST_LIFE, Seal};
 use super::target::{API, Upstream};
-use crate::body::ReplyBody;
-use crate::error::Error;
-use crate::layer::WechatAuthLayer;
-use crate::outcome::AuthOutcome;
-use crate::platform::{self, Platform};
-use crate::service::WechatAuth;
-use crate::token::{BoxError, TokenManager};
-use crate::warnings::Seldom;
+use crate::platform::Platform;
+use crate::token::BoxError;
 
 /// As long as what HMAC-SHA256 makes of it.
 const SHORTEST_KEY: usize = 32;
 
-/// Whatever client a gateway asks WeChat with.
-type Http = BoxCloneSyncService<Request, Response, BoxError>;
-
 /// One token for every process and every language: passes calls on to WeChat, with the real token in place of its own.
 ///
 /// A client asks the gateway for a token as it would ask WeChat, gets one of the gateway's own, and makes its calls to
-/// the gateway with it. It never sees a token of WeChat's, and so never sees one die: the gateway refreshes and sends the
-/// call again. Bodies stream in both directions.
+/// the gateway with it. It never sees a token of WeChat's, and is not told when one dies: the gateway refreshes and sends the
+/// call again, and where even that does not help, it answers -1 (system busy). Bodies stream in both directions.
 ///
 /// ```
 /// # use axum::body::Body;
@@ -80,14 +60,13 @@ type Http = BoxCloneSyncService<Request, Response, BoxError>;
 ///
 /// Any service of http's types whose request body is `axum::body::Body`, such as hyper-util's client. A reqwest client is one
 /// as `HttpClient::new(client).map_request(from_axum)`, both of the module `reqwest`, with tower's `ServiceExt`. It should not
-/// follow redirects, which clients do themselves; and have a limit for how long a reply's body may pause (reqwest's
-/// `read_timeout`), as the gateway has none.
+/// follow redirects, which clients do themselves.
 ///
 /// # What can be reached
 ///
 /// One origin, [`upstream`](ServerBuilder::upstream), and of that the folders of WeChat's server API, or those that
-/// [`paths`](ServerBuilder::paths) lists. Paths that take another token or the AppSecret (`/sns/*`, `/cgi-bin/component/*`) are not passed
-/// on. Every path but the token requests' wants a good token, in the query and once.
+/// [`paths`](ServerBuilder::paths) lists. Never passed on are paths that take another token or the AppSecret (`/sns/*`,
+/// `/cgi-bin/component/*`), and `/cgi-bin/openapi/rid/get`, which tells the token of an earlier call. Every path but the token requests' wants a good token, in the query and once.
 ///
 /// # Limits
 ///
@@ -101,7 +80,6 @@ pub struct Gateway {
     signing_key: Option<Zeroizing<Vec<u8>>>,
     former_keys: Vec<Zeroizing<Vec<u8>>>,
     token_life: Duration,
-    replay_limit: usize,
     limits: Limits,
 }
 
@@ -123,7 +101,6 @@ impl Gateway {
             signing_key: None,
             former_keys: Vec::new(),
             token_life: Duration::from_secs(7200),
-            replay_limit: 16 * 1024 * 1024,
             limits: Limits::default(),
         })
     }
@@ -162,7 +139,7 @@ impl ServerBuilder<Gateway> {
         self
     }
 
-    /// How long the gateway's tokens live; default 7200 s, as WeChat's.
+    /// How long the gateway's tokens live, 1 s to 30 days; default 7200 s, as WeChat's.
     pub fn token_life(mut self, life: Duration) -> Self {
         self.kind.token_life = life;
         self
@@ -172,7 +149,7 @@ impl ServerBuilder<Gateway> {
     ///
     /// See [`WechatAuthLayer::replay_limit`].
     pub fn replay_limit(mut self, bytes: usize) -> Self {
-        self.kind.replay_limit = bytes;
+        self.kind.limits.replay_bytes = bytes;
         self
     }
 
@@ -182,7 +159,7 @@ impl ServerBuilder<Gateway> {
         self
     }
 
-    /// How long the body of a call may pause; default 30 s. Past it: status 408.
+    /// How long the body of a call may pause, and that of a reply; default 30 s. Past it: status 408, and the end of the reply.
     pub fn body_pause(mut self, pause: Duration) -> Self {
         self.kind.limits.body_pause = pause;
         self
@@ -194,7 +171,9 @@ impl ServerBuilder<Gateway> {
         self
     }
 
-    /// How many calls may wait for WeChat's reply at a time; default 1000. Past it: status 503, at once.
+    /// How many calls may be under way at a time, their replies included; default 1000. Past it: status 503, at once.
+    ///
+    /// Where there are several clients, none of them gets more than half of it.
     pub fn concurrency_limit(mut self, calls: usize) -> Self {
         self.kind.limits.calls = calls;
         self
@@ -223,27 +202,33 @@ impl ServerBuilder<Gateway> {
         let render = shared.render();
         let upstream = Upstream::new(&gateway.upstream, gateway.paths.clone())?;
         let keys = gateway.keys()?;
+        gateway.limits.check()?;
+        gateway.check_life()?;
         let registry = shared.registry()?;
         let seal = Arc::new(Seal::new(&keys, registry.clients(), gateway.token_life));
-        let layer =
-            WechatAuthLayer::select(|call| Some(call.extensions.get::<OnBehalf>()?.0.clone()))
-                .api_origin(upstream.origin())
-                .replay_limit(gateway.replay_limit);
-        let calls = Arc::new(Calls {
-            registry: Arc::clone(&registry),
-            seal: Arc::clone(&seal),
+        let calls = Calls::new(
+            Arc::clone(&registry),
+            Arc::clone(&seal),
             upstream,
-            limits: gateway.limits,
-            wechat: layer.layer(gateway.http),
-            failing: Seldom::default(),
-        });
+            gateway.limits,
+            gateway.http,
+        );
+        let calls = Arc::new(calls);
         let pass_on = service_fn(move |request| Arc::clone(&calls).answer(request));
-        let calls = gateway.limits.around(pass_on);
-        Ok(builder::routes(&registry, seal, render).fallback_service(calls))
+        Ok(builder::routes(&registry, seal, render).fallback_service(pass_on))
     }
 }
 
 impl Gateway {
+    fn check_life(&self) -> Result<(), BuildError> {
+        if (Duration::from_secs(1)..=LONGEST_LIFE).contains(&self.token_life) {
+            return Ok(());
+        }
+        Err(BuildError::new(
+            "the life of a gateway's tokens is 1 s to 30 days",
+        ))
+    }
+
     fn keys(&self) -> Result<Vec<Zeroizing<Vec<u8>>>, BuildError> {
         let given = self.signing_key.iter().chain(&self.former_keys);
         if given.clone().any(|key| key.len() < SHORTEST_KEY) {
@@ -262,158 +247,6 @@ impl Gateway {
             BuildError::new(format!("the system gives no random bytes: {error}"))
         })?;
         Ok(std::iter::once(random).chain(given.cloned()).collect())
-    }
-}
-
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// In the extensions of a call that is passed on: whose token it gets.
-#[derive(Clone)]
-struct OnBehalf(TokenManager);
-
-/// What all calls of a gateway share.
-struct Calls {
-    registry: Arc<Registry>,
-    seal: Arc<Seal>,
-    upstream: Upstream,
-    limits: Limits,
-    wechat: WechatAuth<Http>,
-    failing: Seldom,
-}
-
-impl Calls {
-    async fn answer(self: Arc<Self>, request: Request) -> Result<Response, Infallible> {
-        let reply = self.pass_on(request).await;
-        Ok(reply.unwrap_or_else(IntoResponse::into_response))
-    }
-
-    async fn pass_on(&self, request: Request) -> Result<Response, Refusal> {
-        let (target, token) = self
-            .read(&request)
-            .inspect_err(|_| metrics::call_refused("malformed"))?;
-        let (client, account) = self.open(&token)?;
-
-        let path = target.path().to_owned();
-        let call = self.call(request, target, account);
-        let call = call.inspect_err(|_| metrics::call(client, account, "body_failed"))?;
-        let reply = self.send(call).await;
-        let reply = reply.map_err(|error| self.failed(client, account, &path, &error))?;
-        metrics::call(client, account, "ok");
-        tracing::debug!(
-            client = &*client.name,
-            account = &*account.appid,
-            path,
-            "passed on"
-        );
-        Ok(self.hand_on(reply, &token, account))
-    }
-
-    /// Where the call is to go, and the token that it came with.
-    fn read(&self, request: &Request) -> Result<(Uri, String), Refusal> {
-        let uri = request.uri();
-        let target_bytes = uri
-            .path_and_query()
-            .map_or(0, |target| target.as_str().len());
-        if target_bytes + headers::size(request.headers()) > self.limits.header_bytes {
-            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-            return Err(Refusal::with_status(
-                status,
-                48001,
-                "the headers are too large for the gateway",
-            ));
-        }
-        let target = self.upstream.target(request)?;
-        let mut tokens = parameters(uri.query().unwrap_or_default())
-            .filter(|(name, _)| name == "access_token")
-            .map(|(_, token)| token);
-        let token = tokens.next().filter(|token| !token.is_empty());
-        let token = token.ok_or_else(|| Refusal::new(41001, "access_token missing"))?;
-        if tokens.next().is_some() {
-            // It would be up to the server which of them counts.
-            return Err(Refusal::new(
-                40001,
-                "invalid credential, there is more than one access_token",
-            ));
-        }
-        Ok((target, token.into_owned()))
-    }
-
-    fn open(&self, token: &str) -> Result<(&Client, &Account), Refusal> {
-        self.seal.open(token, &self.registry).map_err(|unsealed| match unsealed {
-            Unsealed::Invalid => {
-                metrics::call_refused("invalid_token");
-                Refusal::new(
-                    40001,
-                    "invalid credential, access_token is invalid or not latest: get one from this gateway",
-                )
-            }
-            Unsealed::Expired => {
-                metrics::call_refused("expired_token");
-                Refusal::new(42001, "access_token expired")
-            }
-        })
-    }
-
-    /// The call as WeChat gets it: made anew, so that nothing goes along that is not meant to.
-    fn call(&self, request: Request, target: Uri, account: &Account) -> Result<Request, Refusal> {
-        let (head, body) = request.into_parts();
-        let mut call = Request::new(self.limits.body(body)?);
-        *call.method_mut() = head.method;
-        *call.uri_mut() = target;
-        *call.headers_mut() = head.headers;
-        headers::clean_request(call.headers_mut());
-        call.extensions_mut()
-            .insert(OnBehalf(account.tokens.clone()));
-        Ok(call)
-    }
-
-    /// Boxed, as the compiler does not see that the future can go to another thread where it is awaited.
-    fn send(&self, call: Request) -> BoxFuture<Result<http::Response<ReplyBody<Body>>, Error>> {
-        Box::pin(self.wechat.clone().oneshot(call))
-    }
-
-    fn failed(&self, client: &Client, account: &Account, path: &str, error: &Error) -> Refusal {
-        let (client_name, appid) = (&*client.name, &*account.appid);
-        if let Some(why) = error.token_error() {
-            // The manager has told of it already.
-            tracing::debug!(client = client_name, account = appid, path, %error, "not passed on");
-            metrics::call(client, account, "no_token");
-            return Refusal::no_token(why);
-        }
-        if let Some(refusal) = limits::body_failed(error.get_ref()) {
-            metrics::call(client, account, "body_failed");
-            return refusal;
-        }
-        metrics::call(client, account, "failed");
-        if self.failing.is_due() {
-            tracing::warn!(client = client_name, account = appid, path, %error, "a call did not get through to WeChat");
-        } else {
-            tracing::debug!(client = client_name, account = appid, path, %error, "a call did not get through to WeChat");
-        }
-        Refusal::with_status(
-            StatusCode::BAD_GATEWAY,
-            platform::BUSY,
-            format!("system error: {error}"),
-        )
-    }
-
-    fn hand_on(
-        &self,
-        reply: http::Response<ReplyBody<Body>>,
-        token: &str,
-        account: &Account,
-    ) -> Response {
-        let (mut head, body) = reply.into_parts();
-        headers::clean_reply(&mut head.headers);
-        redirect::clean(&mut head.headers, &self.upstream, token, &account.tokens);
-        let mut reply = Response::new(Body::new(body));
-        *reply.status_mut() = head.status;
-        *reply.headers_mut() = head.headers;
-        // Of what the client leaves there, only this tells no token.
-        if let Some(outcome) = head.extensions.remove::<AuthOutcome>() {
-            reply.extensions_mut().insert(outcome);
-        }
-        reply
     }
 }
 

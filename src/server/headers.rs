@@ -18,40 +18,37 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// What a client says to the gateway, or what a proxy before it says of the client, and what is not WeChat's to know.
-fn is_not_for_wechat(name: &HeaderName) -> bool {
+/// What may be meant for WeChat. A list of what is not would never be whole: there is no end of headers by which some proxy is
+/// told another path, another method or whom it speaks for.
+fn is_for_wechat(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "accept" | "accept-language" | "cache-control" | "date" | "range" | "user-agent"
+    ) || ["content-", "if-", "wechatmp-"]
+        .iter()
+        .any(|family| name.starts_with(family))
+}
+
+/// What speaks for WeChat's host, and would be taken as a word about the gateway's.
+fn is_of_wechats_host(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
-        // The client of the gateway names the host that it really asks.
-        "host"
-            // Answered here already, when the body is read.
-            | "expect"
-            // WeChat's replies must come so that the layer can read them.
-            | "accept-encoding"
-            | "authorization"
-            | "cookie"
-            | "referer"
-            | "origin"
-            | "forwarded"
-            | "via"
-            | "x-forwarded-for"
-            | "x-forwarded-host"
-            | "x-forwarded-port"
-            | "x-forwarded-proto"
-            | "x-real-ip"
+        "alt-svc" | "set-cookie" | "strict-transport-security"
     )
 }
 
-/// The headers of a client's request as they go to WeChat.
+/// The headers of a client's request as they go to WeChat. `Accept-Encoding` is none of them: the layer must be able to read the
+/// replies.
 pub(super) fn clean_request(headers: &mut HeaderMap) {
-    clean(headers, |name| {
-        is_hop_by_hop(name) || is_not_for_wechat(name)
-    });
+    clean(headers, |name| !is_for_wechat(name));
 }
 
 /// The headers of a reply of WeChat's as they go to a client.
 pub(super) fn clean_reply(headers: &mut HeaderMap) {
-    clean(headers, is_hop_by_hop);
+    clean(headers, |name| {
+        is_hop_by_hop(name) || is_of_wechats_host(name)
+    });
 }
 
 fn clean(headers: &mut HeaderMap, is_to_go: impl Fn(&HeaderName) -> bool) {
@@ -62,7 +59,6 @@ fn clean(headers: &mut HeaderMap, is_to_go: impl Fn(&HeaderName) -> bool) {
         .filter_map(|name| name.trim().parse::<HeaderName>().ok());
     // How long the body is, is not of one connection, whoever says so.
     let named = named.filter(|name| *name != header::CONTENT_LENGTH);
-    // Few of those that are to go are there, so what is there is compared, and not each of them looked for.
     let listed = headers.keys().filter(|name| is_to_go(name)).cloned();
     for name in named.chain(listed).collect::<Vec<_>>() {
         headers.remove(name);

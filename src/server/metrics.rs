@@ -1,11 +1,10 @@
 //! What the servers themselves count, beside what the layer and the managers do.
 
-use std::sync::Arc;
-
-use metrics::{SharedString, counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use super::clients::Client;
 use super::registry::{Account, Registry};
+use crate::metrics::label;
 
 const TOKEN_REQUESTS: &str = "wechat_server_token_requests_total";
 const CALLS: &str = "wechat_gateway_requests_total";
@@ -29,7 +28,7 @@ pub(super) fn describe() {
 pub(super) fn token_request(client: &Client, account: &Account, errcode: i64) {
     counter!(
         TOKEN_REQUESTS,
-        "client" => label(&client.name), "account" => label(&account.appid), "errcode" => errcode.to_string()
+        "client" => label(Some(&client.name)), "account" => label(Some(&account.appid)), "errcode" => errcode.to_string()
     )
     .increment(1);
 }
@@ -43,7 +42,7 @@ pub(super) fn token_request_refused(errcode: i64) {
 pub(super) fn call(client: &Client, account: &Account, result: &'static str) {
     counter!(
         CALLS,
-        "client" => label(&client.name), "account" => label(&account.appid), "result" => result
+        "client" => label(Some(&client.name)), "account" => label(Some(&account.appid)), "result" => result
     )
     .increment(1);
 }
@@ -59,10 +58,6 @@ pub(super) fn lives(registry: &Registry) {
             .tokens
             .cached()
             .map_or(0.0, |token| token.expires_in().as_secs_f64());
-        gauge!(LIFE, "account" => label(&account.appid)).set(life);
+        gauge!(LIFE, "account" => label(Some(&account.appid))).set(life);
     }
-}
-
-fn label(name: &Arc<str>) -> SharedString {
-    SharedString::from_shared(Arc::clone(name))
 }

@@ -70,7 +70,9 @@
 //! - Both speak plain HTTP to clients, whose secrets and tokens are in URLs: put TLS, and no access log that prints
 //!   queries, in front, or serve inside a network of your own only.
 
+mod body;
 mod builder;
+mod calls;
 mod clients;
 mod error;
 mod failures;
@@ -80,6 +82,7 @@ mod health;
 mod limits;
 mod metrics;
 mod opaque;
+mod places;
 mod query;
 mod redirect;
 mod refusal;

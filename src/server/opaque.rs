@@ -2,7 +2,7 @@
 //!
 //! Nothing is stored, so every gateway that has the same key and the same clients takes them, and a restart voids none.
 //!
-//! `base64url(version, expiry, length of the client's name, client's name, appid, HMAC-SHA256 of all these)`
+//! `base64url(version, expiry, 8 bytes by chance, length of the client's name, client's name, appid, HMAC-SHA256 of all these)`
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,6 +25,12 @@ type Sha256Mac = Hmac<Sha256>;
 
 const VERSION: u8 = 1;
 const TAG: usize = 32;
+
+/// So that no two tokens are alike.
+const NONCE: usize = 8;
+
+/// A longer life than this is a mistake, and clients of this crate's take no longer one.
+pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Seals tokens, and opens those that it or another with the same keys has sealed.
 pub(super) struct Seal {
@@ -67,9 +73,11 @@ impl Seal {
     }
 
     fn seal(&self, client: &str, appid: &str, now: Duration) -> Option<String> {
-        let expiry = (now + self.life).as_secs();
+        // Not before what the client is told.
+        let expiry = now.as_secs() + self.life.as_secs() + 1;
         let mut token = vec![VERSION];
         token.extend_from_slice(&expiry.to_be_bytes());
+        token.extend_from_slice(&fastrand::u64(..).to_be_bytes());
         token.push(u8::try_from(client.len()).ok()?);
         token.extend_from_slice(client.as_bytes());
         token.extend_from_slice(appid.as_bytes());
@@ -124,6 +132,7 @@ fn mac(key: &[u8]) -> Sha256Mac {
 fn parse(sealed: &[u8]) -> Option<(u64, &str, &str)> {
     let (&version, sealed) = sealed.split_first()?;
     let (&expiry, sealed) = sealed.split_first_chunk::<8>()?;
+    let (_, sealed) = sealed.split_first_chunk::<NONCE>()?;
     let (&length, sealed) = sealed.split_first()?;
     let (client, appid) = sealed.split_at_checked(length.into())?;
     let client = std::str::from_utf8(client).ok()?;
@@ -164,7 +173,7 @@ impl fmt::Debug for Seal {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::clients::Rate;
+    use super::super::clients::Allowed;
     use super::*;
     use crate::source::Secret;
 
@@ -172,11 +181,7 @@ mod tests {
     const LIFE: Duration = Duration::from_secs(7200);
 
     fn client(name: &str, secret: &str) -> Client {
-        let rate = Rate {
-            burst: 1,
-            per: LIFE,
-        };
-        Client::new(name.into(), Secret::new(secret), None, rate)
+        Client::new(name.into(), Secret::new(secret), None, &Allowed::default())
     }
 
     fn seal_of(keys: &[&str], secret: &str) -> Seal {
@@ -234,8 +239,11 @@ mod tests {
         let seal = seal_of(&["key"], "secret");
         let token = seal.seal("crm", "wx1", NOW).unwrap();
         let second = Duration::from_secs(1);
-        assert_eq!(seal.open_at(&token, NOW + LIFE - second), crm());
-        assert_eq!(seal.open_at(&token, NOW + LIFE), Err(Unsealed::Expired));
+        assert_eq!(seal.open_at(&token, NOW + LIFE), crm());
+        assert_eq!(
+            seal.open_at(&token, NOW + LIFE + second),
+            Err(Unsealed::Expired)
+        );
     }
 
     #[test]

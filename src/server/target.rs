@@ -8,16 +8,18 @@ use super::refusal::Refusal;
 use crate::request::{Scope, Target, single_slashes};
 
 /// The folders of WeChat's server API.
-pub(super) const API: [&str; 33] = [
+pub(super) const API: [&str; 40] = [
     "/bizwifi/",
     "/business/",
     "/card/",
     "/cgi-bin/",
     "/channels/",
+    "/cityservice/",
     "/customservice/",
     "/cv/",
     "/datacube/",
     "/device/",
+    "/donut/",
     "/guide/",
     "/hardware/",
     "/intp/",
@@ -27,8 +29,10 @@ pub(super) const API: [&str; 33] = [
     "/mmpaymkttransfers/",
     "/nontax/",
     "/product/",
+    "/promoter/",
     "/publisher/",
     "/redpacketcover/",
+    "/retail/",
     "/scan/",
     "/security/",
     "/semantic/",
@@ -36,13 +40,19 @@ pub(super) const API: [&str; 33] = [
     "/shop/",
     "/tcb/",
     "/union/",
+    "/user-order/",
+    "/wedata/",
     "/wxa/",
     "/wxaapi/",
     "/wxadatacube/",
     "/wxaapp/",
+    "/wxadrama/",
     "/wxaintp/",
     "/xpay/",
 ];
+
+/// They tell calls that were made before, with the token in their URL (WeChat's page "Query rid information").
+const TELLING: [&str; 1] = ["/cgi-bin/openapi/rid/get"];
 
 /// One origin, and what can be reached there.
 #[derive(Clone, Debug)]
@@ -107,7 +117,10 @@ impl Upstream {
                 true => path.starts_with(listed),
                 false => path == *listed,
             });
-        if !is_listed || self.scope.target_at(&path) != Target::Api {
+        let is_telling = TELLING
+            .iter()
+            .any(|telling| path.eq_ignore_ascii_case(telling));
+        if !is_listed || is_telling || self.scope.target_at(&path) != Target::Api {
             return Err(refuse(
                 StatusCode::NOT_FOUND,
                 "api unauthorized: the gateway does not pass this path on, as it is not listed or takes another token",
@@ -132,12 +145,12 @@ impl Upstream {
         Uri::from_parts(parts).ok()
     }
 
-    /// Where a redirect of WeChat's leads to, as its path at the gateway; `None` where it leads elsewhere.
-    pub(super) fn here<'a>(&self, location: &'a Uri) -> Option<&'a PathAndQuery> {
-        let leads_elsewhere = location.authority().is_some()
-            && (location.scheme(), location.authority())
-                != (self.origin.scheme(), self.origin.authority());
-        location.path_and_query().filter(|_| !leads_elsewhere)
+    /// Whether a redirect to `location` stays with WeChat: at this origin, or at one of its hosts.
+    pub(super) fn is_at(&self, location: &Uri) -> bool {
+        let of_origin = location.authority() == self.origin.authority();
+        let host = location.host().unwrap_or_default();
+        let mut hosts = self.scope.platform().hosts().iter();
+        of_origin || hosts.any(|own| own.eq_ignore_ascii_case(host))
     }
 
     pub(super) fn origin(&self) -> String {
@@ -204,6 +217,8 @@ mod tests {
             "/sns/userinfo",
             "/cgi-bin/component/api_query_auth",
             "/cgi-bin/gettoken",
+            "/cgi-bin/openapi/rid/get",
+            "/cgi-bin/openapi//RID/get",
             "/cgi-bin/token",
             "//cgi-bin/token",
             "/cgi-bin/token/",

@@ -70,6 +70,14 @@ impl Grant for TokenServer {
         let tokens = &account.tokens;
         let token = match rejected(account, request) {
             None => tokens.token().await,
+            Some(rejected) if !client.may_refresh(&rejected) => {
+                tracing::debug!(
+                    client = &*client.name,
+                    account = &*account.appid,
+                    "a client says too often that a token was rejected"
+                );
+                Ok(rejected)
+            }
             Some(rejected) => {
                 tracing::debug!(
                     client = &*client.name,

@@ -35,6 +35,13 @@ impl Budget {
         true
     }
 
+    /// Whether there is none to take.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_empty(&mut self, now: Instant) -> bool {
+        self.grow(now);
+        self.left == 0
+    }
+
     fn grow(&mut self, now: Instant) {
         let grown = now.saturating_duration_since(self.growing_since);
         let units = match self.per.as_nanos() {

@@ -72,6 +72,8 @@ const SUSPICIOUS_AGE: Duration = Duration::from_secs(600);
 #[derive(Clone)]
 pub struct TokenManager {
     shared: Arc<Shared>,
+    /// Whether this handle may have a rejected token replaced.
+    refreshes: bool,
 }
 
 /// Sets a [`TokenManager`] up; made by [`TokenManager::builder`].
@@ -194,7 +196,20 @@ impl TokenManager {
     ///
     /// Dropping the future loses nothing: the token request goes on and fills the cache.
     pub async fn refresh(&self, rejected: &AccessToken) -> Result<AccessToken, TokenError> {
+        if !self.refreshes {
+            let other = self.cached().filter(|current| current != rejected);
+            return other.ok_or(TokenError::OverBudget);
+        }
         self.obtain(Want::Instead(rejected)).await
+    }
+
+    /// The same tokens for somebody whose rejections are not to be believed.
+    #[cfg(feature = "server")]
+    pub(crate) fn without_refresh(&self) -> TokenManager {
+        TokenManager {
+            refreshes: false,
+            ..self.clone()
+        }
     }
 
     /// The current token if there is one that lives; asks for nothing.
@@ -357,6 +372,7 @@ impl TokenManagerBuilder {
     pub fn build(self) -> TokenManager {
         metrics::describe();
         TokenManager {
+            refreshes: true,
             shared: Arc::new(Shared {
                 source: self.source,
                 account: self.account.map(OnceLock::from).unwrap_or_default(),

@@ -1,0 +1,120 @@
+//! The bodies that go through a gateway, watched: how large they are, and how long they pause.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::time::{Sleep, sleep};
+
+use super::places::Held;
+
+/// tower-http's `TimeoutBody` counts the time in which nobody asks for more, too, and hides how long a body is.
+pub(super) struct WatchedBody {
+    body: Body,
+    pause: Duration,
+    /// Runs while there is nothing.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// How many bytes may still come.
+    left: u64,
+    /// Given back when the body is dropped.
+    _held: Option<Held>,
+}
+
+/// Why a body ended before its end.
+#[derive(Debug)]
+pub(super) enum BodyError {
+    TooLarge,
+    Paused,
+    Broken(axum::Error),
+}
+
+impl WatchedBody {
+    /// That of a call, of at most `limit` bytes.
+    pub(super) fn of_call(body: Body, pause: Duration, limit: usize) -> Self {
+        WatchedBody {
+            body,
+            pause,
+            timer: None,
+            left: limit as u64,
+            _held: None,
+        }
+    }
+
+    /// That of a reply, whose call is under way as long as it is.
+    pub(super) fn of_reply(body: Body, pause: Duration, held: Held) -> Self {
+        WatchedBody {
+            body,
+            pause,
+            timer: None,
+            left: u64::MAX,
+            _held: Some(held),
+        }
+    }
+}
+
+impl HttpBody for WatchedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        // First what there is: then it has not paused, whenever it was asked for.
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            let pause = self.pause;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(pause)));
+            ready!(timer.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(BodyError::Paused)));
+        };
+        self.timer = None;
+        let Some(frame) = frame else {
+            return Poll::Ready(None);
+        };
+        let frame = frame.map_err(BodyError::Broken);
+        let bytes = frame
+            .as_ref()
+            .ok()
+            .and_then(Frame::data_ref)
+            .map_or(0, Bytes::len);
+        match self.left.checked_sub(bytes as u64) {
+            Some(left) => {
+                self.left = left;
+                Poll::Ready(Some(frame))
+            }
+            None => Poll::Ready(Some(Err(BodyError::TooLarge))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BodyError::TooLarge => "the body is too large",
+            BodyError::Paused => "the body stopped coming",
+            BodyError::Broken(_) => "the body broke off",
+        })
+    }
+}
+
+impl StdError for BodyError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            BodyError::TooLarge | BodyError::Paused => None,
+            BodyError::Broken(error) => Some(error),
+        }
+    }
+}
