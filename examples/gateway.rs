@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use tower_wechat::server::Gateway;
 
-use self::operate::Settings;
+use self::settings::{DEMO_SECRET, Settings};
 use self::support::Failure;
 
 #[path = "support/operate.rs"]
 mod operate;
+#[path = "support/settings.rs"]
+mod settings;
 #[allow(dead_code, reason = "a server does not fail for want of a token")]
 mod support;
 
@@ -49,8 +51,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     }
     settings
         .serve(router, |url| {
-            if settings.mock.is_some() {
-                let token = settings.token_url(url);
+            if let Some(mock) = &settings.mock {
+                let appid = mock.appid();
+                let token = format!("{url}/cgi-bin/token?grant_type=client_credential&appid={appid}&secret={DEMO_SECRET}");
                 println!("Nothing is configured, so WeChat runs in this process. Try it:");
                 println!("  TOKEN=$(curl -s '{token}' | sed 's/.*\"access_token\":\"\\([^\"]*\\).*/\\1/')");
                 println!("  curl \"{url}/cgi-bin/user/get?access_token=$TOKEN\"");

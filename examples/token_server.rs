@@ -11,11 +11,13 @@ use std::process::ExitCode;
 
 use tower_wechat::server::TokenServer;
 
-use self::operate::Settings;
+use self::settings::{DEMO_SECRET, Settings};
 use self::support::Failure;
 
 #[path = "support/operate.rs"]
 mod operate;
+#[path = "support/settings.rs"]
+mod settings;
 #[allow(dead_code, reason = "a server does not fail for want of a token")]
 mod support;
 
@@ -31,9 +33,11 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let router = settings.set_up(TokenServer::builder(), &http)?.build()?;
     settings
         .serve(router, |url| {
-            if settings.mock.is_some() {
+            if let Some(mock) = &settings.mock {
+                let appid = mock.appid();
+                let token = format!("{url}/cgi-bin/token?grant_type=client_credential&appid={appid}&secret={DEMO_SECRET}");
                 println!("Nothing is configured, so WeChat runs in this process. Try it:");
-                println!("  curl '{}'", settings.token_url(url));
+                println!("  curl '{token}'");
                 println!("  curl {url}/readyz {url}/metrics");
             }
         })

@@ -172,15 +172,35 @@ async fn a_mistake_in_the_configuration_is_one_sentence() {
         (file("1", "listen = 5"), "line 1: invalid type"),
         (
             file("2", &format!("{account}secrets = \"{SECRET}\"")),
-            "line 4: unknown field",
+            "line 4: there is no such field, expected `appid` or `secret`",
         ),
         (
             file("3", &format!("{account}secret = \"{SECRET}\"")),
             "line 4: duplicate key",
         ),
+        (
+            file("client", &format!("client = \"crm={SECRET}\"")),
+            "line 1: invalid type, expected a sequence",
+        ),
+        (
+            file("keys", &format!("former_signing_keys = \"{SECRET}\"")),
+            "line 1: invalid type, expected a sequence",
+        ),
+        (
+            file("token", &format!("token = \"{SECRET}\"")),
+            "line 1: unknown variant, expected `stable` or `classic`",
+        ),
+        (
+            file("number", "signing_key = 12345678901234567"),
+            "line 1: invalid type, expected a string",
+        ),
+        (
+            file("field", &format!("{SECRET} = 1")),
+            "line 1: there is no such field",
+        ),
         (file("4", ""), "there is no account"),
         (file("5", &account), "there is no client"),
-        (file("6", "base_url = \"nowhere\""), "must be http"),
+        (file("6", "base_url = \"nowhere\""), "base_url must be http"),
         (
             file("7", "signing_key = \"env:THIS_IS_NOT_SET\""),
             "THIS_IS_NOT_SET is not set",
@@ -239,6 +259,24 @@ async fn a_mistake_in_the_configuration_is_one_sentence() {
             .envs(variables.iter().copied());
         run(command).await.assert_one_sentence(what);
     }
+    // Half a configuration is no reason for a demonstration.
+    for (name, value) in [
+        ("WECHAT_CLIENTS", CLIENT),
+        ("WECHAT_SIGNING_KEY", KEY),
+        ("WECHAT_BASE_URL", "https://api.weixin.qq.com"),
+    ] {
+        let mut command = command("gateway");
+        command.env(name, value);
+        run(command)
+            .await
+            .assert_one_sentence("set WECHAT_APPID and WECHAT_SECRET, or no variable");
+    }
+    let mut both = real("gateway", &wechat);
+    both.args(["--config", files[0].0.path()]);
+    run(both)
+        .await
+        .assert_one_sentence("has no meaning beside a configuration file");
+
     let serving = Serving::start(real("gateway", &wechat)).await;
     let mut second = real("gateway", &wechat);
     second
