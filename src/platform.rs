@@ -1,5 +1,7 @@
 //! The facts of each platform: its hosts, the paths with rules of their own, the errcodes.
 
+use std::time::Duration;
+
 /// Which of WeChat's platforms the wrapped client talks to.
 ///
 /// The platform decides which hosts may be sent the token, which paths never get one, and which
@@ -78,6 +80,9 @@ impl Platform {
         PATHS.contains(&path) || FOLDERS.iter().any(|folder| path.starts_with(folder))
     }
 }
+
+/// WeChat ignores a forced refresh that follows another within this time (its page "Get stable access token").
+pub(crate) const FORCES_APART: Duration = Duration::from_secs(30);
 
 /// WeChat is busy; the one errcode of a token request that asking again can cure.
 pub(crate) const BUSY: i64 = -1;

@@ -133,6 +133,15 @@ fn assert_sent_once(told: &Told, wechat: &MockWechat) {
     assert_eq!(sent.len(), CALLS / 2);
 }
 
+/// wechatpy sends a file that it has sent before as an empty one, and is told that all is well.
+fn uploads_that_came_empty(wechat: &MockWechat) -> usize {
+    let requests = wechat.requests();
+    let uploads = requests.iter().filter(|request| {
+        request.path() == "/cgi-bin/media/upload" && request.errcode() == Some(0)
+    });
+    uploads.filter(|upload| upload.body_len() < 10_000).count()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_gateway_no_call_fails_and_each_revocation_costs_one_token_request() {
     let Some(python) = python() else { return };
@@ -147,6 +156,7 @@ async fn at_the_gateway_no_call_fails_and_each_revocation_costs_one_token_reques
     let told = wechatpy(python, at, &wechat, &REVOCATIONS).await;
     assert_eq!(told.well(), CALLS, "{told:?}");
     assert_sent_once(&told, &wechat);
+    assert_eq!(uploads_that_came_empty(&wechat), 0);
     assert_eq!(wechat.token_requests().started, 1 + REVOCATIONS.len());
 }
 
@@ -165,6 +175,10 @@ async fn alone_it_makes_many_token_requests_for_each_revocation() {
     let told = wechatpy(python, at, &wechat, &REVOCATIONS).await;
     assert!(wechat.token_requests().started > 1 + REVOCATIONS.len());
     assert_eq!(told.token_requests, wechat.token_requests().started);
+    println!(
+        "uploads that came empty: {}",
+        uploads_that_came_empty(&wechat)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

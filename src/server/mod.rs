@@ -8,7 +8,7 @@
 //! | | a client gets | its API calls go to | for |
 //! |---|---|---|---|
 //! | [`TokenServer`] | WeChat's token | WeChat | clients that refresh well, as this crate's [`StableToken`](crate::StableToken) does |
-//! | [`Gateway`] | an opaque token of the gateway's | the gateway, which passes them on | everybody: no client sees a token die |
+//! | [`Gateway`] | an opaque token of the gateway's | the gateway, which passes them on | everybody: no client is told of a dead token |
 //!
 //! They are [`axum::Router`]s, to be served as they are or merged into an application of your own, under its TLS and
 //! its tracing.
@@ -51,7 +51,8 @@
 //!   in JSON: the account's appid, the client's secret. They never make WeChat give a needless new token.
 //! - `stable_token` with `"force_refresh": true` is how a client says that its token is dead; with
 //!   `"rejected_token": "…"` beside it, which one, and then the server refreshes only if that is the current one. Without, a
-//!   force within 30 s after the last refresh is ignored, as WeChat does. Refreshes are bounded by the manager's budget.
+//!   force within 30 s after the last refresh is ignored, as WeChat does. Refreshes are bounded for the account, by
+//!   [`refresh_budget`](crate::TokenManagerBuilder::refresh_budget), and for each client, by [`refresh_limit`](ServerBuilder::refresh_limit).
 //! - `GET /healthz`: 200, the process is up. `GET /readyz`: 200 when every account has a live token, else 503; its JSON
 //!   says which.
 //! - `GET /metrics`, where [`metrics`](ServerBuilder::metrics) says how.
@@ -64,7 +65,11 @@
 //! # Serving it
 //!
 //! - Tell the addresses of clients: `router.into_make_service_with_connect_info::<SocketAddr>()`. Failed attempts are
-//!   logged with them, and slowed down for each.
+//!   logged with the client, where it is known, and the address, and each of these waits longer for its answer each time (32 at a
+//!   time; past that the answer comes at once). Behind a proxy the address is the proxy's.
+//! - `/readyz` and `/metrics` name the accounts, and `/metrics` the clients: let strangers reach neither.
+//! - Several gateways, or token servers, side by side want [`StableToken`](crate::StableToken) as the source: WeChat gives all of them the
+//!   same token. With [`ClientCredential`](crate::ClientCredential) each would void the others'.
 //! - `axum::serve` waits for a request's headers as long as a client likes. A server that strangers can reach wants a limit:
 //!   the crate `axum-server` takes one, and the examples `token_server` and `gateway` show it, with a graceful shutdown.
 //! - Both speak plain HTTP to clients, whose secrets and tokens are in URLs: put TLS, and no access log that prints

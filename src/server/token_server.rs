@@ -1,15 +1,11 @@
-use std::time::Duration;
-
 use super::builder::ServerBuilder;
 use super::clients::Client;
 use super::refusal::Refusal;
 use super::registry::Account;
 use super::token_endpoints::{Grant, Granted};
 use super::token_request::TokenRequest;
+use crate::platform::FORCES_APART;
 use crate::token::{AccessToken, TokenError};
-
-/// WeChat ignores a forced refresh that follows another within 30 s.
-const FORCES_APART: Duration = Duration::from_secs(30);
 
 /// One token for every process: gives WeChat's own token to those who have a secret of this server's.
 ///

@@ -1,6 +1,5 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
@@ -9,11 +8,8 @@ use tower_service::Service;
 use super::client::{IncomingReply, OutgoingRequest};
 use super::exchange::{Answer, Endpoint};
 use super::secret::Secret;
-use crate::platform::Platform;
+use crate::platform::{FORCES_APART, Platform};
 use crate::token::{AccessToken, BoxError, TokenError, TokenSource};
-
-/// WeChat ignores a forced refresh that follows another within 30 s.
-const FORCED_REFRESHES_APART: Duration = Duration::from_secs(30);
 
 /// `POST /cgi-bin/stable_token`: a token that several processes can ask for without voiding each
 /// other's (WeChat's page "Get stable access token").
@@ -82,7 +78,7 @@ where
             .forced_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if forced_at.is_some_and(|at| now < at + FORCED_REFRESHES_APART) {
+        if forced_at.is_some_and(|at| now < at + FORCES_APART) {
             return false;
         }
         *forced_at = Some(now);
