@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tower_wechat::server::Gateway;
 
-use self::settings::{DEMO_SECRET, Settings};
+use self::settings::Settings;
 use self::support::Failure;
 
 #[path = "support/operate.rs"]
@@ -50,15 +50,10 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         });
     }
     settings
-        .serve(router, |url| {
-            if let Some(mock) = &settings.mock {
-                let appid = mock.appid();
-                let token = format!("{url}/cgi-bin/token?grant_type=client_credential&appid={appid}&secret={DEMO_SECRET}");
-                println!("Nothing is configured, so WeChat runs in this process. Try it:");
-                println!("  TOKEN=$(curl -s '{token}' | sed 's/.*\"access_token\":\"\\([^\"]*\\).*/\\1/')");
-                println!("  curl \"{url}/cgi-bin/user/get?access_token=$TOKEN\"");
-                println!("Every minute WeChat's token is revoked: the call goes on to work, with the same TOKEN.");
-            }
+        .serve(router, |url, token_url| {
+            println!("  TOKEN=$(curl -s '{token_url}' | sed 's/.*\"access_token\":\"\\([^\"]*\\).*/\\1/')");
+            println!("  curl \"{url}/cgi-bin/user/get?access_token=$TOKEN\"");
+            println!("Every minute WeChat's token is revoked: the call goes on to work, with the same TOKEN.");
         })
         .await
 }

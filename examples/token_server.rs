@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use tower_wechat::server::TokenServer;
 
-use self::settings::{DEMO_SECRET, Settings};
+use self::settings::Settings;
 use self::support::Failure;
 
 #[path = "support/operate.rs"]
@@ -32,14 +32,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let http = operate::http()?;
     let router = settings.set_up(TokenServer::builder(), &http)?.build()?;
     settings
-        .serve(router, |url| {
-            if let Some(mock) = &settings.mock {
-                let appid = mock.appid();
-                let token = format!("{url}/cgi-bin/token?grant_type=client_credential&appid={appid}&secret={DEMO_SECRET}");
-                println!("Nothing is configured, so WeChat runs in this process. Try it:");
-                println!("  curl '{token}'");
-                println!("  curl {url}/readyz {url}/metrics");
-            }
+        .serve(router, |url, token_url| {
+            println!("  curl '{token_url}'");
+            println!("  curl {url}/readyz {url}/metrics");
         })
         .await
 }

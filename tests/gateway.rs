@@ -603,14 +603,16 @@ async fn too_many_calls_at_a_time_are_refused_at_once_and_token_requests_go_on()
     assert_eq!(errcode(&gateway, call(&held)).await, 0);
 }
 
+/// A reply that begins, and stops there. Its encoding keeps the layer from reading ahead.
+async fn never_ending(_: Request) -> Result<Response, Infallible> {
+    let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+    let reply = Response::builder().header("content-encoding", "x");
+    Ok(reply.body(body).unwrap())
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_client_gets_no_more_than_half_of_the_places_and_a_reply_keeps_its_own() {
-    let endless = service_fn(|_: Request| async {
-        let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
-        let reply = Response::builder().header("content-encoding", "x");
-        Ok::<_, Infallible>(reply.body(body).unwrap())
-    });
-    let gateway = builder(endless)
+    let gateway = builder(service_fn(never_ending))
         .client("shop", OTHER_SECRET)
         .concurrency_limit(4);
     let gateway = gateway.build().unwrap();
@@ -636,12 +638,7 @@ async fn one_client_gets_no_more_than_half_of_the_places_and_a_reply_keeps_its_o
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_stops_coming_ends() {
-    let endless = service_fn(|_: Request| async {
-        let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
-        let reply = Response::builder().header("content-encoding", "x");
-        Ok::<_, Infallible>(reply.body(body).unwrap())
-    });
-    let gateway = builder(endless)
+    let gateway = builder(service_fn(never_ending))
         .body_pause(Duration::from_secs(3))
         .build()
         .unwrap();

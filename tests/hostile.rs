@@ -8,15 +8,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use support::programs::{APPID, SECRET, Serving, command};
+use support::programs::{APPID, CLIENT_SECRET, SECRET, SIGNING_KEY, Serving, server};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tower_wechat::mock::MockWechat;
 
-const CLIENT: &str = "c11e47c11e47c11e47c11e47c11e47c1";
-const KEY: &str = "4e74e74e74e74e74e74e74e74e74e74e74e7";
 const GUESSED: &str = "9ue55ed9ue55ed9ue55ed9ue55ed9ue5";
 
 struct Target {
@@ -28,18 +26,10 @@ struct Target {
 impl Target {
     async fn start() -> Target {
         let wechat = MockWechat::builder().account(APPID, SECRET).start().await;
-        let mut command = command("gateway");
-        command
-            .env("WECHAT_APPID", APPID)
-            .env("WECHAT_SECRET", SECRET)
-            .env("WECHAT_BASE_URL", wechat.url())
-            .env("WECHAT_CLIENTS", format!("crm={CLIENT}"))
-            .env("WECHAT_TOKEN", "classic")
-            .env("WECHAT_SIGNING_KEY", KEY)
-            .env("WECHAT_LISTEN", "127.0.0.1:0")
-            .env("WECHAT_LOG", "trace");
+        let mut command = server("gateway", &wechat);
+        command.env("WECHAT_LOG", "trace");
         let gateway = Serving::start(command).await;
-        let token = token_request(&gateway.url, CLIENT).await;
+        let token = token_request(&gateway.url, CLIENT_SECRET).await;
         let token = token["access_token"].as_str().unwrap().to_owned();
         Target {
             wechat,
@@ -106,7 +96,14 @@ impl Target {
         let log = self.gateway.log();
         assert!(log.contains("WARN"), "it logs: {log}");
         let real = self.wechat.current_token().unwrap();
-        for secret in [SECRET, CLIENT, KEY, GUESSED, &self.token, &real] {
+        for secret in [
+            SECRET,
+            CLIENT_SECRET,
+            SIGNING_KEY,
+            GUESSED,
+            &self.token,
+            &real,
+        ] {
             let line = log.lines().find(|line| line.contains(secret));
             assert_eq!(line, None, "{secret}");
         }

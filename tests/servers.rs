@@ -11,7 +11,9 @@ use futures_util::future::join_all;
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
-use support::programs::{APPID, SECRET, Serving, WRONG_SECRET, command, run};
+use support::programs::{
+    APPID, CLIENT_SECRET, SECRET, SIGNING_KEY, Serving, WRONG_SECRET, command, run, server,
+};
 use support::*;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
@@ -20,32 +22,22 @@ use tower::ServiceExt;
 use tower_wechat::mock::MockWechat;
 use tower_wechat::{StableToken, TokenManager, WechatAuth, WechatAuthLayer};
 
-const CLIENT: &str = "c11e47c11e47c11e47c11e47c11e47c1";
-const KEY: &str = "4e74e74e74e74e74e74e74e74e74e74e74e7";
-
 const BOTH: [&str; 2] = ["token_server", "gateway"];
 
 async fn wechat() -> MockWechat {
     MockWechat::builder().account(APPID, SECRET).start().await
 }
 
-/// Configured by variables, on a free port.
-fn real(example: &str, wechat: &MockWechat) -> Command {
-    let mut command = command(example);
-    command
-        .env("WECHAT_APPID", APPID)
-        .env("WECHAT_SECRET", SECRET)
-        .env("WECHAT_BASE_URL", wechat.url())
-        .env("WECHAT_CLIENTS", format!("crm={CLIENT}"))
-        .env("WECHAT_TOKEN", "classic")
-        .env("WECHAT_SIGNING_KEY", KEY)
-        .env("WECHAT_LISTEN", "127.0.0.1:0")
-        .env("WECHAT_LOG", "debug");
-    command
+/// With no grace a token is void the moment there is another.
+async fn without_grace() -> MockWechat {
+    let wechat = MockWechat::builder().account(APPID, SECRET);
+    wechat.grace(Duration::ZERO).start().await
 }
 
 fn token_url(server: &str) -> String {
-    format!("{server}/cgi-bin/token?grant_type=client_credential&appid={APPID}&secret={CLIENT}")
+    format!(
+        "{server}/cgi-bin/token?grant_type=client_credential&appid={APPID}&secret={CLIENT_SECRET}"
+    )
 }
 
 async fn ask(uri: impl AsRef<str>) -> Value {
@@ -138,8 +130,8 @@ async fn a_file_configures_accounts_and_clients_and_names_where_secrets_are() {
             listen = "127.0.0.1:0"
             base_url = "{}"
             token = "classic"
-            signing_key = "{KEY}"
-            former_signing_keys = ["{KEY}{KEY}"]
+            signing_key = "{SIGNING_KEY}"
+            former_signing_keys = ["{SIGNING_KEY}{SIGNING_KEY}"]
 
             [[account]]
             appid = "{APPID}"
@@ -158,7 +150,7 @@ async fn a_file_configures_accounts_and_clients_and_names_where_secrets_are() {
         let mut command = command(example);
         command
             .args(["--config", config.path()])
-            .env("SECRET_OF_CRM", CLIENT);
+            .env("SECRET_OF_CRM", CLIENT_SECRET);
         let serving = Serving::start(command).await;
         token(&serving.url).await;
     }
@@ -253,7 +245,7 @@ async fn a_mistake_in_the_configuration_is_one_sentence() {
         (&[("WECHAT_LOG", "loud")], "WECHAT_LOG is"),
         (&[("WECHAT_SIGNING_KEY", "short")], "32 random bytes"),
     ] {
-        let mut command = real("gateway", &wechat);
+        let mut command = server("gateway", &wechat);
         command
             .env("WECHAT_LOG", "error")
             .envs(variables.iter().copied());
@@ -261,8 +253,8 @@ async fn a_mistake_in_the_configuration_is_one_sentence() {
     }
     // Half a configuration is no reason for a demonstration.
     for (name, value) in [
-        ("WECHAT_CLIENTS", CLIENT),
-        ("WECHAT_SIGNING_KEY", KEY),
+        ("WECHAT_CLIENTS", CLIENT_SECRET),
+        ("WECHAT_SIGNING_KEY", SIGNING_KEY),
         ("WECHAT_BASE_URL", "https://api.weixin.qq.com"),
     ] {
         let mut command = command("gateway");
@@ -271,14 +263,14 @@ async fn a_mistake_in_the_configuration_is_one_sentence() {
             .await
             .assert_one_sentence("set WECHAT_APPID and WECHAT_SECRET, or no variable");
     }
-    let mut both = real("gateway", &wechat);
+    let mut both = server("gateway", &wechat);
     both.args(["--config", files[0].0.path()]);
     run(both)
         .await
         .assert_one_sentence("has no meaning beside a configuration file");
 
-    let serving = Serving::start(real("gateway", &wechat)).await;
-    let mut second = real("gateway", &wechat);
+    let serving = Serving::start(server("gateway", &wechat)).await;
+    let mut second = server("gateway", &wechat);
     second
         .env("WECHAT_LISTEN", serving.url.trim_start_matches("http://"))
         .env("WECHAT_LOG", "error");
@@ -288,7 +280,7 @@ async fn a_mistake_in_the_configuration_is_one_sentence() {
 #[tokio::test]
 async fn told_to_stop_they_finish_what_is_under_way() {
     let wechat = wechat().await;
-    let mut serving = Serving::start(real("gateway", &wechat)).await;
+    let mut serving = Serving::start(server("gateway", &wechat)).await;
     let uri = format!(
         "{}/cgi-bin/user/get?access_token={}",
         serving.url,
@@ -309,12 +301,8 @@ async fn told_to_stop_they_finish_what_is_under_way() {
 
 #[tokio::test]
 async fn metrics_tell_requests_replays_refreshes_and_what_is_left() {
-    let wechat = MockWechat::builder()
-        .account(APPID, SECRET)
-        .grace(Duration::ZERO)
-        .start()
-        .await;
-    let serving = Serving::start(real("gateway", &wechat)).await;
+    let wechat = without_grace().await;
+    let serving = Serving::start(server("gateway", &wechat)).await;
     let token = token(&serving.url).await;
     let uri = format!("{}/cgi-bin/user/get?access_token={token}", serving.url);
     ask(&uri).await;
@@ -401,7 +389,7 @@ async fn metrics_tell_requests_replays_refreshes_and_what_is_left() {
 }
 
 fn layer_at(server: &str, wechat: &MockWechat) -> WechatAuth<HyperClient> {
-    let source = StableToken::new(hyper(), APPID, CLIENT).base_url(server);
+    let source = StableToken::new(hyper(), APPID, CLIENT_SECRET).base_url(server);
     let tokens = TokenManager::builder(source)
         .issue_timeout(Duration::from_secs(2))
         .build();
@@ -427,7 +415,7 @@ async fn one_of_eight_processes() {
         return;
     };
     let wechat_url = std::env::var("TEST_WECHAT").unwrap();
-    let source = StableToken::new(hyper(), APPID, CLIENT).base_url(server);
+    let source = StableToken::new(hyper(), APPID, CLIENT_SECRET).base_url(server);
     let service = WechatAuthLayer::new(TokenManager::new(source))
         .api_origin(&wechat_url)
         .layer(hyper());
@@ -457,18 +445,14 @@ async fn eight_processes_at_a_revoked_token_make_one_token_request() {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
     let _calm = calm().await;
-    let wechat = MockWechat::builder()
-        .account(APPID, SECRET)
-        .grace(Duration::ZERO)
-        .start()
-        .await;
-    let server = Serving::start(real("token_server", &wechat)).await;
+    let wechat = without_grace().await;
+    let tokens = Serving::start(server("token_server", &wechat)).await;
     let mut processes = Vec::new();
     for _ in 0..8 {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--exact", "one_of_eight_processes", "--nocapture"])
-            .env("TEST_OF_EIGHT_PROCESSES", &server.url)
+            .env("TEST_OF_EIGHT_PROCESSES", &tokens.url)
             .env("TEST_WECHAT", wechat.url())
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
@@ -511,21 +495,17 @@ async fn eight_processes_at_a_revoked_token_make_one_token_request() {
 async fn clients_go_on_while_the_server_is_down_and_recover_when_it_is_back() {
     let _calm = calm().await;
     // With no grace, what the server fetches when it starts voids what the clients have.
-    let wechat = MockWechat::builder()
-        .account(APPID, SECRET)
-        .grace(Duration::ZERO)
-        .start()
-        .await;
-    let mut server = Serving::start(real("token_server", &wechat)).await;
-    let service = layer_at(&server.url, &wechat);
+    let wechat = without_grace().await;
+    let mut first = Serving::start(server("token_server", &wechat)).await;
+    let service = layer_at(&first.url, &wechat);
     let all_well = async |calls: usize| {
         for users in join_all((0..calls).map(|_| users(&service, &wechat))).await {
             assert_eq!(users["total"], 2, "{users}");
         }
     };
     let restart = || {
-        let mut command = real("token_server", &wechat);
-        command.env("WECHAT_LISTEN", server.url.trim_start_matches("http://"));
+        let mut command = server("token_server", &wechat);
+        command.env("WECHAT_LISTEN", first.url.trim_start_matches("http://"));
         command
     };
     all_well(50).await;
@@ -540,7 +520,7 @@ async fn clients_go_on_while_the_server_is_down_and_recover_when_it_is_back() {
             }
         }
     });
-    server.child.kill().await.unwrap();
+    first.child.kill().await.unwrap();
     all_well(50).await;
     let mut again = Serving::start(restart()).await;
     all_well(50).await;
@@ -576,7 +556,7 @@ async fn large_bodies_pass_in_constant_memory() {
     const MIB: u64 = 1024 * 1024;
     let _calm = calm().await;
     let wechat = wechat().await;
-    let serving = Serving::start(real("gateway", &wechat)).await;
+    let serving = Serving::start(server("gateway", &wechat)).await;
     let token = token(&serving.url).await;
     let before = serving.peak_memory();
 

@@ -9,14 +9,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde::Deserialize;
-use support::programs::{APPID, SECRET, Serving, command};
+use support::programs::{APPID, CLIENT_SECRET, SECRET, Serving, server};
 use support::*;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tower_wechat::mock::MockWechat;
-
-/// As long as an AppSecret.
-const CLIENT: &str = "c11e47c11e47c11e47c11e47c11e47c1";
 
 const CALLS: usize = 200;
 
@@ -61,19 +58,6 @@ async fn wechat() -> MockWechat {
         .token_delay(Duration::from_millis(100))
         .start()
         .await
-}
-
-/// A server of ours, in front of `wechat`.
-async fn serve(example: &str, wechat: &MockWechat) -> Serving {
-    let mut command = command(example);
-    command
-        .env("WECHAT_APPID", APPID)
-        .env("WECHAT_SECRET", SECRET)
-        .env("WECHAT_BASE_URL", wechat.url())
-        .env("WECHAT_CLIENTS", format!("wechatpy={CLIENT}"))
-        .env("WECHAT_TOKEN", "classic")
-        .env("WECHAT_LISTEN", "127.0.0.1:0");
-    Serving::start(command).await
 }
 
 /// Lets 20 threads of wechatpy make their calls, while the token is revoked after so many of them.
@@ -147,11 +131,11 @@ async fn at_the_gateway_no_call_fails_and_each_revocation_costs_one_token_reques
     let Some(python) = python() else { return };
     let _calm = calm().await;
     let wechat = wechat().await;
-    let gateway = serve("gateway", &wechat).await;
+    let gateway = Serving::start(server("gateway", &wechat)).await;
     let at = At {
         tokens: &gateway.url,
         api: &gateway.url,
-        secret: CLIENT,
+        secret: CLIENT_SECRET,
     };
     let told = wechatpy(python, at, &wechat, &REVOCATIONS).await;
     assert_eq!(told.well(), CALLS, "{told:?}");
@@ -186,12 +170,12 @@ async fn at_the_token_server_all_threads_have_one_token() {
     let Some(python) = python() else { return };
     let _calm = calm().await;
     let wechat = wechat().await;
-    let server = serve("token_server", &wechat).await;
+    let server = Serving::start(server("token_server", &wechat)).await;
     let api = wechat.url();
     let at = At {
         tokens: &server.url,
         api: &api,
-        secret: CLIENT,
+        secret: CLIENT_SECRET,
     };
     let told = wechatpy(python, at, &wechat, &[]).await;
     assert_eq!(told.well(), CALLS, "{told:?}");

@@ -19,7 +19,7 @@ use tokio::signal;
 use tower_wechat::server::ServerBuilder;
 use tower_wechat::{ClientCredential, StableToken, TokenManager};
 
-use crate::settings::{AccountSettings, ClientSettings, HELP, Settings, Token};
+use crate::settings::{AccountSettings, ClientSettings, DEMO_SECRET, HELP, Settings, Token};
 use crate::support::{Failure, exit_code, variable};
 
 pub(crate) type Http = Client<HttpsConnector<HttpConnector>, Body>;
@@ -77,11 +77,12 @@ impl Settings {
         Ok(builder)
     }
 
-    /// Serves `router` until it is told to stop, by ctrl-c or SIGTERM; told so twice, at once.
+    /// Serves `router` until it is told to stop, by ctrl-c or SIGTERM; told so twice, at once. Where nothing is configured,
+    /// `try_it` prints what to do with its URL, and with the one for a token.
     pub(crate) async fn serve(
         &self,
         router: Router,
-        say: impl FnOnce(&str),
+        try_it: impl FnOnce(&str, &str),
     ) -> Result<(), Failure> {
         let listen = &self.listen;
         let listener = TcpListener::bind(listen);
@@ -103,7 +104,16 @@ impl Settings {
             .header_read_timeout(Duration::from_secs(75))
             .max_buf_size(64 * 1024);
         println!("listening on {url}");
-        say(&url);
+        if let Some(mock) = &self.mock {
+            let appid = mock.appid();
+            println!("Nothing is configured, so WeChat runs in this process. Try it:");
+            try_it(
+                &url,
+                &format!(
+                    "{url}/cgi-bin/token?grant_type=client_credential&appid={appid}&secret={DEMO_SECRET}"
+                ),
+            );
+        }
         tokio::spawn(async move {
             stopped().await;
             // A download may take its time, and a container is killed after 30 s.

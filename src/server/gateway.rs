@@ -147,7 +147,7 @@ impl ServerBuilder<Gateway> {
 
     /// How many bytes of a streaming request body are kept for a replay; default 16 MiB.
     ///
-    /// See [`WechatAuthLayer::replay_limit`].
+    /// See [`WechatAuthLayer::replay_limit`](crate::WechatAuthLayer::replay_limit).
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.kind.limits.replay_bytes = bytes;
         self

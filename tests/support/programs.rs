@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tower_wechat::mock::MockWechat;
 
 pub const SECRET: &str = "5ec7e75ec7e75ec7e75ec7e75ec7e75e";
 pub const WRONG_SECRET: &str = "bad5ec7e7bad5ec7e7bad5ec7e7bad5e";
@@ -42,6 +43,25 @@ pub fn command(example: &str) -> Command {
         command.env_remove(name);
     }
     command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// That of a client of a server's, as long as an AppSecret.
+pub const CLIENT_SECRET: &str = "c11e47c11e47c11e47c11e47c11e47c1";
+pub const SIGNING_KEY: &str = "4e74e74e74e74e74e74e74e74e74e74e74e7";
+
+/// A server in front of `wechat`, configured by variables, on a free port.
+pub fn server(example: &str, wechat: &MockWechat) -> Command {
+    let mut command = command(example);
+    command
+        .env("WECHAT_APPID", APPID)
+        .env("WECHAT_SECRET", SECRET)
+        .env("WECHAT_BASE_URL", wechat.url())
+        .env("WECHAT_CLIENTS", format!("crm={CLIENT_SECRET}"))
+        .env("WECHAT_TOKEN", "classic")
+        .env("WECHAT_SIGNING_KEY", SIGNING_KEY)
+        .env("WECHAT_LISTEN", "127.0.0.1:0")
+        .env("WECHAT_LOG", "debug");
     command
 }
 
