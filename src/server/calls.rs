@@ -98,7 +98,7 @@ impl Calls {
             overloaded()
         })?;
 
-        let path = target.path().to_owned();
+        let sent_to = target.clone();
         let call = self.call(
             request,
             target,
@@ -117,7 +117,7 @@ impl Calls {
                 told("timeout");
                 timed_out()
             })?;
-        let reply = reply.map_err(|error| self.failed(client, account, &path, &error))?;
+        let reply = reply.map_err(|error| self.failed(client, account, sent_to.path(), &error))?;
         if let Some(refusal) = rejected(client, &reply) {
             told("rejected");
             return Err(refusal);
@@ -126,7 +126,7 @@ impl Calls {
         tracing::debug!(
             client = &*client.name,
             account = &*account.appid,
-            path,
+            path = sent_to.path(),
             "passed on"
         );
         Ok(self.hand_on(reply, &own, held))

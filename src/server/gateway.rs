@@ -62,6 +62,10 @@ const SHORTEST_KEY: usize = 32;
 /// as `HttpClient::new(client).map_request(from_axum)`, both of the module `reqwest`, with tower's `ServiceExt`. It should not
 /// follow redirects, which clients do themselves.
 ///
+/// # What it did
+///
+/// Replies that were passed on have [`AuthOutcome`](crate::AuthOutcome) in their extensions, for layers of your own around the router.
+///
 /// # What can be reached
 ///
 /// One origin, [`upstream`](ServerBuilder::upstream), and of that the folders of WeChat's server API, or those that

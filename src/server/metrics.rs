@@ -1,6 +1,6 @@
 //! What the servers themselves count, beside what the layer and the managers do.
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{SharedString, counter, describe_counter, describe_gauge, gauge};
 
 use super::clients::Client;
 use super::registry::{Account, Registry};
@@ -25,17 +25,25 @@ pub(super) fn describe() {
     );
 }
 
+/// Nearly always that of a token that is given.
+fn digits(errcode: i64) -> SharedString {
+    match errcode {
+        0 => SharedString::const_str("0"),
+        _ => errcode.to_string().into(),
+    }
+}
+
 pub(super) fn token_request(client: &Client, account: &Account, errcode: i64) {
     counter!(
         TOKEN_REQUESTS,
-        "client" => label(Some(&client.name)), "account" => label(Some(&account.appid)), "errcode" => errcode.to_string()
+        "client" => label(Some(&client.name)), "account" => label(Some(&account.appid)), "errcode" => digits(errcode)
     )
     .increment(1);
 }
 
 /// Names that somebody sends are no labels: there would be no end of them.
 pub(super) fn token_request_refused(errcode: i64) {
-    counter!(TOKEN_REQUESTS, "client" => "", "account" => "", "errcode" => errcode.to_string())
+    counter!(TOKEN_REQUESTS, "client" => "", "account" => "", "errcode" => digits(errcode))
         .increment(1);
 }
 
