@@ -500,7 +500,7 @@ async fn a_client_whose_calls_are_always_rejected_does_not_use_up_the_refreshes_
     // WeChat takes an `access_token` in the body for the call's.
     let answer = |received: &Received| {
         let dead = received.body.starts_with(b"access_token=");
-        let dead = dead || received.uri.contains("access_token=token-4");
+        let dead = dead || received.uri.contains("access_token=token-5");
         Response::new(Body::from(if dead { REJECTED } else { OK }))
     };
     let gateway = builder(Wechat::default().answering(answer)).client("shop", OTHER_SECRET);
@@ -510,7 +510,7 @@ async fn a_client_whose_calls_are_always_rejected_does_not_use_up_the_refreshes_
         let body = Body::from("access_token=x");
         assert_eq!(errcode(&gateway, upload(&of_crm, body)).await, -1);
     }
-    // Three times a new one was fetched, and that one is dead now.
+    // Four times a new one was fetched, and that one is dead now.
     let of_shop = token_for(&gateway, APPID, OTHER_SECRET).await;
     assert_eq!(errcode(&gateway, call(&of_shop)).await, 0);
     // And a client that is not believed has the new one all the same.
@@ -796,8 +796,8 @@ async fn a_force_gets_another_token_of_the_gateways_and_refreshes_nothing() {
 async fn a_mistake_in_the_setup_is_one_sentence() {
     let new = || builder(Wechat::default().answering(well));
     for (builder, what) in [
-        (new().signing_key("short"), "32 random bytes"),
-        (new().former_signing_key("short"), "32 random bytes"),
+        (new().signing_key("short"), "32 bytes at least"),
+        (new().former_signing_key("short"), "32 bytes at least"),
         (new().upstream("api.weixin.qq.com"), "the upstream is"),
         (
             new().upstream("https://api.weixin.qq.com/cgi-bin"),

@@ -164,7 +164,7 @@ async fn a_mistake_in_the_configuration_is_one_sentence() {
         (file("1", "listen = 5"), "line 1: invalid type"),
         (
             file("2", &format!("{account}secrets = \"{SECRET}\"")),
-            "line 4: there is no such field, expected `appid` or `secret`",
+            "line 4: unknown field, expected `appid` or `secret`",
         ),
         (
             file("3", &format!("{account}secret = \"{SECRET}\"")),
@@ -188,8 +188,14 @@ async fn a_mistake_in_the_configuration_is_one_sentence() {
         ),
         (
             file("field", &format!("{SECRET} = 1")),
-            "line 1: there is no such field",
+            "line 1: unknown field, expected one of `listen`",
         ),
+        (file("quotes", "listen = 127.0.0.1"), "line 1: "),
+        (
+            file("shell", "signing_key = \"${KEY}\""),
+            "a variable is written as env:NAME",
+        ),
+        (file("empty", "signing_key = \"\""), "a secret is empty"),
         (file("4", ""), "there is no account"),
         (file("5", &account), "there is no client"),
         (file("6", "base_url = \"nowhere\""), "base_url must be http"),
@@ -220,7 +226,14 @@ async fn a_mistake_in_the_configuration_is_one_sentence() {
         (&["--serve"], "the arguments it knows"),
         (&["more"], "the arguments it knows"),
         (&["--listen"], "missing argument"),
-        (&["--listen", "nowhere"], "cannot listen on nowhere"),
+        (
+            &["--listen", "nowhere"],
+            "the demonstration listens on 127.0.0.1 only",
+        ),
+        (
+            &["--listen", "0.0.0.0:0"],
+            "the demonstration listens on 127.0.0.1 only",
+        ),
     ] {
         run(with_arguments(arguments))
             .await
@@ -243,7 +256,16 @@ async fn a_mistake_in_the_configuration_is_one_sentence() {
             "WECHAT_TOKEN is stable or classic",
         ),
         (&[("WECHAT_LOG", "loud")], "WECHAT_LOG is"),
-        (&[("WECHAT_SIGNING_KEY", "short")], "32 random bytes"),
+        (&[("WECHAT_LISTEN", "nowhere")], "cannot listen on nowhere"),
+        (
+            &[("WECHAT_SECRET", "file:/nowhere")],
+            "cannot read /nowhere",
+        ),
+        (
+            &[("WECHAT_CLIENTS", "crm=env:THIS_IS_NOT_SET")],
+            "THIS_IS_NOT_SET is not set",
+        ),
+        (&[("WECHAT_SIGNING_KEY", "short")], "32 bytes at least"),
     ] {
         let mut command = server("gateway", &wechat);
         command

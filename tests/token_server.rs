@@ -186,8 +186,8 @@ async fn a_client_that_is_always_wrong_costs_few_refreshes_and_leaves_some_to_ot
         replaced += usize::from(report(SECRET).await);
         sleep(Duration::from_secs(60)).await;
     }
-    assert!(issued.load(Ordering::SeqCst) < 200, "{issued:?}");
-    assert!(replaced <= 3 + 24 * 6, "{replaced}");
+    assert!(issued.load(Ordering::SeqCst) < 1000, "{issued:?}");
+    assert!(replaced <= 4 + 24 * 30, "{replaced}");
     assert!(report(OTHER_SECRET).await);
 }
 
@@ -504,6 +504,7 @@ async fn a_mistake_in_the_setup_is_one_sentence() {
             new().client_for("a", SECRET, ["wx2"]),
             "not one of this server's",
         ),
+        (new().client_for("a", SECRET, [""; 0]), "may use no account"),
         (
             new().account(APPID, tokens.clone()).client("a", SECRET),
             "there twice",

@@ -18,6 +18,10 @@ use rustls::crypto::ring;
 use tokio::signal;
 use tower_wechat::server::ServerBuilder;
 use tower_wechat::{ClientCredential, StableToken, TokenManager};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::settings::{AccountSettings, ClientSettings, DEMO_SECRET, HELP, Settings, Token};
 use crate::support::{Failure, exit_code, variable};
@@ -88,7 +92,7 @@ impl Settings {
         let listener = TcpListener::bind(listen);
         let listener = listener.map_err(|error| match error.kind() {
             ErrorKind::AddrInUse => format!("cannot listen on {listen}: something else does"),
-            _ => format!("cannot listen on {listen}: {error}"),
+            _ => format!("cannot listen on {listen}, which should be as 0.0.0.0:8080 is: {error}"),
         })?;
         let url = format!("http://{}", listener.local_addr()?);
         let handle = Handle::new();
@@ -104,6 +108,8 @@ impl Settings {
             .header_read_timeout(Duration::from_secs(75))
             .max_buf_size(64 * 1024);
         println!("listening on {url}");
+        let (accounts, clients) = (self.accounts.len(), self.clients.len());
+        tracing::info!(accounts, clients, wechat = self.base_url, "serving");
         if let Some(mock) = &self.mock {
             let appid = mock.appid();
             println!("Nothing is configured, so WeChat runs in this process. Try it:");
@@ -116,6 +122,7 @@ impl Settings {
         }
         tokio::spawn(async move {
             stopped().await;
+            tracing::info!("stopping, when what is under way is done, in 25 s at the latest");
             // A download may take its time, and a container is killed after 30 s.
             handle.graceful_shutdown(Some(Duration::from_secs(25)));
             stopped().await;
@@ -127,15 +134,19 @@ impl Settings {
     }
 }
 
-/// Logs to stderr.
+/// Logs to stderr: what this crate says, down to the level that is asked for, and warnings of all others.
 pub(crate) fn log() -> Result<(), Failure> {
     let level = variable("WECHAT_LOG").unwrap_or_else(|| "info".into());
     let level = level.parse::<tracing::Level>();
     let level = level.map_err(|_| "WECHAT_LOG is error, warn, info, debug or trace")?;
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
+    let ours = ["tower_wechat", "token_server", "gateway"];
+    let filter = Targets::new().with_default(level.min(tracing::Level::WARN));
+    let filter = ours
+        .into_iter()
+        .fold(filter, |filter, target| filter.with_target(target, level));
+    tracing_subscriber::registry()
+        .with(fmt::layer().with_ansi(false).with_writer(std::io::stderr))
+        .with(filter)
         .init();
     Ok(())
 }

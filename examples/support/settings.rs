@@ -1,7 +1,7 @@
 //! What a server is told: by arguments, by a file, or by variables.
 
-use std::env;
 use std::fs;
+use std::net::SocketAddr;
 
 use lexopt::ValueExt;
 use serde::Deserialize;
@@ -19,6 +19,7 @@ pub(crate) const HELP: &str = r#"Arguments:
 
 The configuration is TOML:
   listen = "127.0.0.1:8080"
+  # base_url = "https://api.weixin.qq.com"
   # stable: POST /cgi-bin/stable_token, which several servers can ask without harm. classic: GET /cgi-bin/token.
   token = "stable"
   # The gateway's, the same at each replica: openssl rand -hex 32. While it changes, the former ones are still taken.
@@ -34,9 +35,10 @@ The configuration is TOML:
   secret = "env:CRM_SECRET"            # 16 bytes at least: openssl rand -hex 16
   accounts = ["wx0123456789abcdef"]    # default: all
 
-A secret or a key can stand there as it is, or be read from a variable (env:NAME) or a file (file:PATH).
+A secret or a key can stand there as it is, or be read from a variable (env:NAME) or a file (file:PATH). It is read once, at the
+start.
 
-Without a file, one account by variables:
+Without a file, one account by variables, whose secrets can be env: and file: as well:
   WECHAT_APPID, WECHAT_SECRET   the account
   WECHAT_CLIENTS                the clients, as in crm=SECRET,shop=SECRET
   WECHAT_TOKEN                  stable or classic; default: stable
@@ -128,6 +130,9 @@ impl Settings {
         if let Some(listen) = listen {
             settings.listen = listen;
         }
+        if settings.mock.is_some() && !is_here(&settings.listen) {
+            return Err("nothing is configured, and the demonstration listens on 127.0.0.1 only: where is --config?".into());
+        }
         Ok(Some(settings))
     }
 
@@ -190,10 +195,12 @@ impl Settings {
             token,
             accounts: vec![AccountSettings {
                 appid: account.appid,
-                secret: account.secret,
+                secret: look_up(&account.secret)?,
             }],
             clients: clients.split(',').map(client).collect::<Result<_, _>>()?,
-            signing_key: variable("WECHAT_SIGNING_KEY"),
+            signing_key: variable("WECHAT_SIGNING_KEY")
+                .map(|key| look_up(&key))
+                .transpose()?,
             former_signing_keys: Vec::new(),
             mock: None,
         })
@@ -219,6 +226,12 @@ impl Settings {
     }
 }
 
+/// Whether only this machine can reach it.
+fn is_here(listen: &str) -> bool {
+    let address = listen.parse::<SocketAddr>();
+    listen.starts_with("localhost:") || address.is_ok_and(|address| address.ip().is_loopback())
+}
+
 /// By which an account is told. One of them alone is half a configuration, and no reason for a demonstration.
 const VARIABLES: [&str; 6] = [
     "WECHAT_APPID",
@@ -229,17 +242,18 @@ const VARIABLES: [&str; 6] = [
     "WECHAT_BASE_URL",
 ];
 
-/// What is wrong with a file, without what stands there: it may be a secret.
+/// What is wrong with a file, without what stands there where that may be a secret.
 fn without_values(message: &str) -> String {
-    let what = message
-        .split([' ', ':'])
-        .take(2)
-        .collect::<Vec<_>>()
-        .join(" ");
-    match message.rsplit_once(", expected ") {
-        Some((_, expected)) if what != "unknown field" => format!("{what}, expected {expected}"),
-        Some((_, expected)) => format!("there is no such field, expected {expected}"),
-        None => message.replace('\n', ", "),
+    let kinds = [
+        "invalid type",
+        "invalid value",
+        "unknown variant",
+        "unknown field",
+    ];
+    let kind = kinds.into_iter().find(|kind| message.starts_with(kind));
+    match (kind, message.rsplit_once(", expected ")) {
+        (Some(kind), Some((_, expected))) => format!("{kind}, expected {expected}"),
+        _ => message.replace('\n', ", "),
     }
 }
 
@@ -248,20 +262,31 @@ fn client(text: &str) -> Result<ClientSettings, Failure> {
     let (name, secret) = named.ok_or("WECHAT_CLIENTS is as in crm=SECRET,shop=SECRET")?;
     Ok(ClientSettings {
         name: name.trim().into(),
-        secret: secret.trim().into(),
+        secret: look_up(secret.trim())?,
         accounts: None,
     })
 }
 
-fn look_up(secret: &str) -> Result<String, Failure> {
-    if let Some(name) = secret.strip_prefix("env:") {
-        let value = env::var(name).ok().filter(|value| !value.is_empty());
-        return value.ok_or_else(|| format!("the variable {name} is not set").into());
+/// A secret as it is told: in the open, by the name of a variable, or by that of a file.
+fn look_up(told: &str) -> Result<String, Failure> {
+    let secret = if let Some(name) = told.strip_prefix("env:") {
+        let value = variable(name);
+        value.ok_or_else(|| format!("the variable {name} is not set"))?
+    } else if let Some(path) = told.strip_prefix("file:") {
+        let text = fs::read_to_string(path);
+        let text = text.map_err(|error| format!("cannot read {path}: {error}"))?;
+        match text.trim() {
+            "" => return Err(format!("{path} is empty").into()),
+            text => text.to_owned(),
+        }
+    } else {
+        told.to_owned()
+    };
+    match secret.as_str() {
+        "" => Err("a secret is empty".into()),
+        _ if told.starts_with('$') => {
+            Err("a secret begins with $: a variable is written as env:NAME".into())
+        }
+        _ => Ok(secret),
     }
-    if let Some(path) = secret.strip_prefix("file:") {
-        let text =
-            fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
-        return Ok(text.trim().into());
-    }
-    Ok(secret.into())
 }

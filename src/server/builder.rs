@@ -71,8 +71,8 @@ impl<K> ServerBuilder<K> {
 
     /// One account, and where its tokens come from; repeatable.
     ///
-    /// The server keeps the token fresh, with nobody asking for it. It has to be the only one that refreshes
-    /// this account.
+    /// The server keeps the token fresh, with nobody asking for it. With
+    /// [`ClientCredential`](crate::ClientCredential) it has to be the only one that refreshes this account.
     pub fn account(mut self, appid: impl Into<String>, tokens: TokenManager) -> Self {
         self.shared.accounts.push((appid.into(), tokens));
         self
@@ -113,12 +113,13 @@ impl<K> ServerBuilder<K> {
         self
     }
 
-    /// How often each client may have a rejected token replaced: `burst` times at once, then once more every `per`; default 3 and
-    /// 10 min.
+    /// How often each client may have a rejected token replaced: `burst` times at once, then once more every `per`; default 4 and
+    /// 2 min.
     ///
     /// So that one client that is wrong about its tokens cannot use up what WeChat allows to all, beside the account's own budget
     /// ([`refresh_budget`](crate::TokenManagerBuilder::refresh_budget)). Past it the token server gives the current token as it is; and
-    /// a gateway, where calls of this client were rejected again with a new token so often, does not refresh for this client.
+    /// a gateway, where calls of this client were rejected again with a new token so often, does not refresh for this client. A warning
+    /// says so. Of a [`StableToken`](crate::StableToken) WeChat itself replaces 20 a day.
     pub fn refresh_limit(mut self, burst: u32, per: Duration) -> Self {
         self.shared.allowed.refreshes = Rate { burst, per };
         self

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::error::BuildError;
 use crate::source::Secret;
 use crate::token::{AccessToken, Budget};
+use crate::warnings::Seldom;
 
 /// Shorter secrets can be guessed, however slowly a server answers.
 const SHORTEST_SECRET: usize = 16;
@@ -41,8 +42,8 @@ impl Default for Allowed {
             },
             // Less at once than an account's budget, so that one client cannot use all of that up.
             refreshes: Rate {
-                burst: 3,
-                per: Duration::from_secs(600),
+                burst: 4,
+                per: Duration::from_secs(120),
             },
         }
     }
@@ -56,6 +57,7 @@ pub(super) struct Client {
     accounts: Option<Vec<String>>,
     token_requests: Mutex<Budget>,
     refreshes: Mutex<Refreshes>,
+    disbelieved: Seldom,
 }
 
 /// How often a client has had a token replaced.
@@ -81,6 +83,7 @@ impl Client {
                 budget: allowed.refreshes.budget(),
                 last: None,
             }),
+            disbelieved: Seldom::default(),
         }
     }
 
@@ -109,12 +112,28 @@ impl Client {
         if allowed {
             refreshes.last = Some(rejected.clone());
         }
+        drop(refreshes);
+        if !allowed {
+            self.tell_that_it_is_not_believed();
+        }
         allowed
     }
 
     /// Counts a call that had its token replaced, and was rejected again: it may be the call.
     pub(super) fn refreshed_in_vain(&self) {
-        lock(&self.refreshes).budget.take(Instant::now());
+        if !lock(&self.refreshes).budget.take(Instant::now()) {
+            self.tell_that_it_is_not_believed();
+        }
+    }
+
+    fn tell_that_it_is_not_believed(&self) {
+        if self.disbelieved.is_due() {
+            tracing::warn!(
+                client = &*self.name,
+                "tokens were rejected for this client more often than its refresh_limit allows, and are not replaced for it now: \
+                 something else may be refreshing the account, or its calls may hold an `access_token` of their own in their body"
+            );
+        }
     }
 
     /// Whether this client's rejections say something about the token.
@@ -134,7 +153,12 @@ impl Client {
             return wrong("needs a name of 1 to 64 bytes, without control characters");
         }
         if self.secret.expose().len() < SHORTEST_SECRET {
-            return wrong("has a secret of less than 16 bytes: take a random one of 32");
+            return wrong(
+                "has a secret of less than 16 bytes: take a random one, as `openssl rand -hex 16` gives",
+            );
+        }
+        if self.accounts.as_ref().is_some_and(Vec::is_empty) {
+            return wrong("may use no account: name some, or none for all");
         }
         let mut accounts = self.accounts.iter().flatten();
         if let Some(appid) = accounts.find(|appid| !known(appid)) {

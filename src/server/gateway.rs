@@ -70,7 +70,7 @@ const SHORTEST_KEY: usize = 32;
 ///
 /// One origin, [`upstream`](ServerBuilder::upstream), and of that the folders of WeChat's server API, or those that
 /// [`paths`](ServerBuilder::paths) lists. Never passed on are paths that take another token or the AppSecret (`/sns/*`,
-/// `/cgi-bin/component/*`), and `/cgi-bin/openapi/rid/get`, which tells the token of an earlier call. Every path but the token requests' wants a good token, in the query and once.
+/// `/cgi-bin/component/*`, WeCom's `/cgi-bin/gettoken`), and `/cgi-bin/openapi/rid/get`, which tells the token of an earlier call. Every path but the token requests' wants a good token, in the query and once.
 ///
 /// # Limits
 ///
@@ -191,8 +191,8 @@ impl ServerBuilder<Gateway> {
 
     /// The gateway; it starts to keep the accounts' tokens fresh.
     ///
-    /// Its router has a fallback, for everything that is passed on: merge it with routes of your own, but not with
-    /// another fallback.
+    /// Its router has a fallback, for everything that is passed on. In an application of yours, whose own routes then come first,
+    /// make it the fallback: `app.fallback_service(gateway)`.
     ///
     /// # Errors
     ///
@@ -237,7 +237,7 @@ impl Gateway {
         let given = self.signing_key.iter().chain(&self.former_keys);
         if given.clone().any(|key| key.len() < SHORTEST_KEY) {
             return Err(BuildError::new(
-                "a signing key has 32 random bytes at least",
+                "a signing key has 32 bytes at least: take random ones, as `openssl rand -hex 32` gives",
             ));
         }
         if self.signing_key.is_some() {

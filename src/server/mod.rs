@@ -10,8 +10,9 @@
 //! | [`TokenServer`] | WeChat's token | WeChat | clients that refresh well, as this crate's [`StableToken`](crate::StableToken) does |
 //! | [`Gateway`] | an opaque token of the gateway's | the gateway, which passes them on | everybody: no client is told of a dead token |
 //!
-//! They are [`axum::Router`]s, to be served as they are or merged into an application of your own, under its TLS and
-//! its tracing.
+//! They are [`axum::Router`]s, to be served as they are or put into an application of your own, under its TLS and
+//! its tracing: `app.merge(token_server)`, where the application has no `/healthz`, `/readyz` and `/metrics` of its own, or, with those and
+//! in any case for a gateway, `app.fallback_service(gateway)`.
 //!
 //! ```
 //! use axum::body::Body;
@@ -58,9 +59,13 @@
 //! - `GET /metrics`, where [`metrics`](ServerBuilder::metrics) says how.
 //! - The gateway passes every other path on that [`paths`](ServerBuilder::paths) lists.
 //!
-//! A failure is WeChat's JSON, with status 200 as with WeChat: 41002 and 41004 (no appid, no secret), 40002
-//! (`grant_type`), 40013 and 40125 (wrong appid, wrong secret), 45009 (this client asks too often), -1 (no token can be had;
-//! the errmsg says why). What no SDK of WeChat's does, and what the gateway could not pass on, has an HTTP status of its own.
+//! A failure is WeChat's JSON, with status 200 as with WeChat. To a request for a token: 41002 and 41004 (no appid, no secret), 40002
+//! (`grant_type`), 40013 and 40125 (wrong appid; wrong secret, or not an account of this client's), 43001, 43002 and 47001 (wrong method, no
+//! JSON), 45009 (this client asks too often), -1 (no token can be had; the errmsg says why). To a call at the gateway: 41001, 40001 and 42001
+//! (no token, none of its own, an expired one), -1 (WeChat's token could not be had, or is rejected again and again).
+//!
+//! What no SDK of WeChat's does, and what the gateway could not pass on, has an HTTP status of its own: 404 with 48001 (a path that is not
+//! passed on), 413 with 45001 (too large), 400, 405, 408, 431; and with -1 502, 503 and 504 (WeChat out of reach, too much at once, too slow).
 //!
 //! # Serving it
 //!

@@ -142,7 +142,12 @@ impl Registry {
                 name,
                 "the account is not one of this client's",
             ),
-            None => failed(40125, "invalid appsecret", None, "wrong secret"),
+            None => failed(
+                40125,
+                "invalid appsecret: this server wants a client's own secret",
+                None,
+                "wrong secret",
+            ),
         }
     }
 }

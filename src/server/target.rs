@@ -120,6 +120,13 @@ impl Upstream {
         let is_telling = TELLING
             .iter()
             .any(|telling| path.eq_ignore_ascii_case(telling));
+        if self.scope.target_at(&path) == Target::Token {
+            // With one slash, it would not have come here.
+            return Err(refuse(
+                StatusCode::NOT_FOUND,
+                "a token is asked for at /cgi-bin/token or /cgi-bin/stable_token, with one slash before it and none behind",
+            ));
+        }
         if !is_listed || is_telling || self.scope.target_at(&path) != Target::Api {
             return Err(refuse(
                 StatusCode::NOT_FOUND,
