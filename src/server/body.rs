@@ -6,16 +6,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::HttpBody;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use super::places::Held;
+use crate::token::BoxError;
 
 /// tower-http's `TimeoutBody` counts the time in which nobody asks for more, too, and hides how long a body is.
-pub(super) struct WatchedBody {
-    body: Body,
+pub(super) struct WatchedBody<B> {
+    body: B,
     pause: Duration,
     /// Runs while there is nothing.
     timer: Option<Pin<Box<Sleep>>>,
@@ -30,12 +31,12 @@ pub(super) struct WatchedBody {
 pub(super) enum BodyError {
     TooLarge,
     Paused,
-    Broken(axum::Error),
+    Broken(BoxError),
 }
 
-impl WatchedBody {
+impl<B> WatchedBody<B> {
     /// That of a call, of at most `limit` bytes.
-    pub(super) fn of_call(body: Body, pause: Duration, limit: usize) -> Self {
+    pub(super) fn of_call(body: B, pause: Duration, limit: usize) -> Self {
         WatchedBody {
             body,
             pause,
@@ -46,7 +47,7 @@ impl WatchedBody {
     }
 
     /// That of a reply, whose call is under way as long as it is.
-    pub(super) fn of_reply(body: Body, pause: Duration, held: Held) -> Self {
+    pub(super) fn of_reply(body: B, pause: Duration, held: Held) -> Self {
         WatchedBody {
             body,
             pause,
@@ -57,7 +58,11 @@ impl WatchedBody {
     }
 }
 
-impl HttpBody for WatchedBody {
+impl<B> HttpBody for WatchedBody<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
     type Data = Bytes;
     type Error = BodyError;
 
@@ -76,7 +81,7 @@ impl HttpBody for WatchedBody {
         let Some(frame) = frame else {
             return Poll::Ready(None);
         };
-        let frame = frame.map_err(BodyError::Broken);
+        let frame = frame.map_err(|error| BodyError::Broken(error.into()));
         let bytes = frame
             .as_ref()
             .ok()
@@ -114,7 +119,7 @@ impl StdError for BodyError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             BodyError::TooLarge | BodyError::Paused => None,
-            BodyError::Broken(error) => Some(error),
+            BodyError::Broken(error) => Some(&**error),
         }
     }
 }

@@ -1,8 +1,6 @@
 //! The calls of a gateway: everything that is not a token request, passed on to WeChat.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
@@ -10,12 +8,12 @@ use axum::extract::Request;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
-use tower::util::BoxCloneSyncService;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt};
 
 use super::body::{BodyError, WatchedBody};
 use super::clients::Client;
 use super::headers;
+use super::http::{BoxFuture, Http, OnBehalf};
 use super::limits::Limits;
 use super::metrics;
 use super::opaque::{Seal, Unsealed};
@@ -31,13 +29,7 @@ use crate::layer::WechatAuthLayer;
 use crate::outcome::{AuthOutcome, NotReplayed};
 use crate::platform;
 use crate::service::WechatAuth;
-use crate::token::{BoxError, TokenManager};
 use crate::warnings::Seldom;
-
-/// Whatever client a gateway asks WeChat with.
-pub(super) type Http = BoxCloneSyncService<Request, Response, BoxError>;
-
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What all calls of a gateway share.
 pub(super) struct Calls {
@@ -48,14 +40,6 @@ pub(super) struct Calls {
     places: Places,
     wechat: WechatAuth<Http>,
     failing: Seldom,
-}
-
-/// In the extensions of a call that is passed on: whose it is.
-#[derive(Clone)]
-struct OnBehalf {
-    tokens: TokenManager,
-    /// The token that the client presented.
-    own: Arc<str>,
 }
 
 impl Calls {
@@ -77,7 +61,7 @@ impl Calls {
             seal,
             upstream,
             limits,
-            wechat: layer.layer(hiding(http)),
+            wechat: layer.layer(http),
             failing: Seldom::default(),
         }
     }
@@ -184,8 +168,15 @@ impl Calls {
         if body.size_hint().lower() > limits.body_bytes as u64 {
             return Err(body_failed(&BodyError::TooLarge));
         }
-        let body = WatchedBody::of_call(body, limits.body_pause, limits.body_bytes);
-        let mut call = Request::new(Body::new(body));
+        let body = match body.is_end_stream() {
+            true => Body::empty(),
+            false => Body::new(WatchedBody::of_call(
+                body,
+                limits.body_pause,
+                limits.body_bytes,
+            )),
+        };
+        let mut call = Request::new(body);
         *call.method_mut() = head.method;
         *call.uri_mut() = target;
         *call.headers_mut() = head.headers;
@@ -233,7 +224,7 @@ impl Calls {
         let (mut head, body) = reply.into_parts();
         headers::clean_reply(&mut head.headers);
         redirect::lead_here(&mut head.headers, &self.upstream, own);
-        let body = WatchedBody::of_reply(Body::new(body), self.limits.body_pause, held);
+        let body = WatchedBody::of_reply(body, self.limits.body_pause, held);
         let mut reply = Response::new(Body::new(body));
         *reply.status_mut() = head.status;
         *reply.headers_mut() = head.headers;
@@ -243,26 +234,6 @@ impl Calls {
         }
         reply
     }
-}
-
-/// `http`, whose replies do not tell in a header which token they were asked with. Below the layer, where that is known.
-fn hiding(http: Http) -> Http {
-    BoxCloneSyncService::new(service_fn(move |call: Request| {
-        let (uri, own) = (
-            call.uri().clone(),
-            call.extensions().get::<OnBehalf>().cloned(),
-        );
-        let reply = http.clone().oneshot(call);
-        async move {
-            let mut reply = reply.await?;
-            redirect::hide(
-                reply.headers_mut(),
-                &uri,
-                own.as_ref().map_or("", |own| &own.own),
-            );
-            Ok(reply)
-        }
-    }))
 }
 
 /// Where WeChat's last word is that it does not want its own token. The client would take that for a word about the

@@ -3,16 +3,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::Request;
 use bytes::Bytes;
-use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceExt, service_fn};
+use tower::{Service, service_fn};
 use zeroize::Zeroizing;
 
 use super::builder::{self, ServerBuilder};
-use super::calls::{Calls, Http};
+use super::calls::Calls;
 use super::error::BuildError;
+use super::http::Http;
 use super::limits::Limits;
 use super::opaque::{LONGEST_LIFE, Seal};
 use super::target::{API, Upstream};
@@ -29,8 +28,7 @@ const SHORTEST_KEY: usize = 32;
 /// call again, and where even that does not help, it answers -1 (system busy). Bodies stream in both directions.
 ///
 /// ```
-/// # use axum::body::Body;
-/// # use bytes::Bytes;
+/// # /// # use bytes::Bytes;
 /// # use http_body_util::Full;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # use tower_wechat::mock::MockWechat;
@@ -97,9 +95,8 @@ impl Gateway {
         R: http_body::Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let http = http.map_response(|reply: http::Response<R>| reply.map(Body::new));
         ServerBuilder::new(Gateway {
-            http: BoxCloneSyncService::new(http.map_err(Into::into)),
+            http: Http::new(http),
             upstream: Platform::OfficialAccount.base_url().to_owned(),
             paths: API.map(str::to_owned).to_vec(),
             signing_key: None,

@@ -89,6 +89,7 @@ mod failures;
 mod gateway;
 mod headers;
 mod health;
+mod http;
 mod limits;
 mod metrics;
 mod opaque;
