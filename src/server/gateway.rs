@@ -28,7 +28,8 @@ const SHORTEST_KEY: usize = 32;
 /// call again, and where even that does not help, it answers -1 (system busy). Bodies stream in both directions.
 ///
 /// ```
-/// # /// # use bytes::Bytes;
+/// # use axum::body::Body;
+/// # use bytes::Bytes;
 /// # use http_body_util::Full;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// # use tower_wechat::mock::MockWechat;
@@ -68,7 +69,8 @@ const SHORTEST_KEY: usize = 32;
 ///
 /// One origin, [`upstream`](ServerBuilder::upstream), and of that the folders of WeChat's server API, or those that
 /// [`paths`](ServerBuilder::paths) lists. Never passed on are paths that take another token or the AppSecret (`/sns/*`,
-/// `/cgi-bin/component/*`, WeCom's `/cgi-bin/gettoken`), and `/cgi-bin/openapi/rid/get`, which tells the token of an earlier call. Every path but the token requests' wants a good token, in the query and once.
+/// `/cgi-bin/component/*`, WeCom's `/cgi-bin/gettoken`), and `/cgi-bin/openapi/rid/get`, which tells the token of an earlier
+/// call. Every path but the token requests' wants a good token, in the query and once.
 ///
 /// # Limits
 ///
