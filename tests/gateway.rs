@@ -390,6 +390,10 @@ async fn a_redirect_tells_no_real_token() {
             Some("/cgi-bin/a?access_token=MINE"),
         ),
         ("/cgi-bin/a", Some("/cgi-bin/a")),
+        (
+            "/cgi-bin/a?access_token=token-1&to=https://h/",
+            Some("/cgi-bin/a?access_token=MINE&to=https://h/"),
+        ),
         ("https://elsewhere.example/a?access_token=token-1", None),
         (
             "//api.weixin.qq.com/a?access_token=token-1",

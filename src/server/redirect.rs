@@ -48,8 +48,8 @@ pub(super) fn lead_here(headers: &mut HeaderMap, upstream: &Upstream, own: &str)
         true => format!("https:{text}"),
         false => text.to_owned(),
     };
-    let is_relative = !absolute.contains("://");
-    if is_relative {
+    let is_path = text.starts_with('/') && !text.starts_with("//");
+    if is_path || !absolute.contains("://") {
         return;
     }
     let target = absolute.parse::<Uri>().ok();
