@@ -117,6 +117,8 @@ mod warnings;
 
 #[cfg(feature = "mock")]
 pub mod mock;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "server")]
 pub mod server;
 

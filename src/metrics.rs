@@ -29,6 +29,8 @@ mod recorded {
     pub(crate) fn rejected(_: Option<&Arc<str>>, _: i64) {}
     pub(crate) fn refreshed(_: Option<&Arc<str>>, _: Reason, _: &Result<AccessToken, TokenError>) {}
     pub(crate) fn refresh_over_budget(_: Option<&Arc<str>>) {}
+    #[cfg(feature = "redis")]
+    pub(crate) fn shared(_: Option<&Arc<str>>, _: &'static str) {}
 }
 
 #[cfg(feature = "metrics")]
@@ -42,6 +44,7 @@ mod recorded {
     const REQUESTS: &str = "wechat_requests_total";
     const REJECTIONS: &str = "wechat_rejections_total";
     const REFRESHES: &str = "wechat_refreshes_total";
+    const SHARED: &str = "wechat_shared_tokens_total";
     const REFRESHED_AT: &str = "wechat_token_refresh_timestamp_seconds";
     const EXPIRES_AT: &str = "wechat_token_expiry_timestamp_seconds";
 
@@ -57,6 +60,10 @@ mod recorded {
         describe_counter!(
             REFRESHES,
             "Token requests, by account, by why a token was wanted and by how it ended"
+        );
+        describe_counter!(
+            SHARED,
+            "Questions for the token that is shared in Redis, by account and by how they ended"
         );
         describe_gauge!(
             REFRESHED_AT,
@@ -128,6 +135,11 @@ mod recorded {
             "account" => label(account), "reason" => reason, "result" => result
         )
         .increment(1);
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn shared(account: Option<&Arc<str>>, result: &'static str) {
+        counter!(SHARED, "account" => label(account), "result" => result).increment(1);
     }
 
     /// WeChat's errcode, as that is what one looks up; of other failures their kind.

@@ -51,18 +51,32 @@ struct Inner {
 impl AccessToken {
     /// A token that lives for `expires_in` from now on.
     pub fn new(secret: impl Into<String>, expires_in: Duration) -> Self {
+        AccessToken::issued_at(secret, Instant::now(), expires_in)
+    }
+
+    /// A token that somebody else has had for a while, and that has `expires_in` left.
+    ///
+    /// WeChat's tokens are made for 7200 s, which tells how old this one is.
+    #[cfg(feature = "redis")]
+    pub(crate) fn shared(secret: impl Into<String>, expires_in: Duration) -> Self {
+        let lived = Duration::from_secs(7200).saturating_sub(expires_in);
+        let now = Instant::now();
+        let issued_at = now.checked_sub(lived).unwrap_or(now);
+        AccessToken::issued_at(secret, issued_at, now - issued_at + expires_in)
+    }
+
+    fn issued_at(secret: impl Into<String>, issued_at: Instant, life: Duration) -> Self {
         /// Longer lives than this are cut, so that adding them to an instant cannot overflow.
         const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
         let secret = Zeroizing::new(secret.into());
         let encoded = Some(query_value(&secret)).filter(|encoded| *encoded != secret);
-        let issued_at = Instant::now();
         AccessToken {
             inner: Arc::new(Inner {
                 secret,
                 encoded,
                 issued_at,
-                expires_at: issued_at + expires_in.min(LONGEST),
+                expires_at: issued_at + life.min(LONGEST),
             }),
         }
     }

@@ -221,6 +221,15 @@ impl ClientError {
         }
     }
 
+    /// An error with a text that is safe to print.
+    #[cfg(feature = "redis")]
+    pub(crate) fn told(error: impl Into<BoxError>, text: &str) -> Self {
+        ClientError {
+            error: Arc::from(error.into()),
+            text: Some(one_line(text).into()),
+        }
+    }
+
     /// The error itself, whose `Display` and `Debug` may print a URL with a secret in it.
     pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
         &*self.error

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::source::ErasedSource;
+use super::source::{ErasedSource, Issuing};
 use super::{AccessToken, TokenError};
 
 pub(super) type Outcome = Result<AccessToken, TokenError>;
@@ -16,8 +16,7 @@ pub(super) type Outcome = Result<AccessToken, TokenError>;
 #[derive(Clone)]
 pub(super) struct Flight {
     pub(super) id: u64,
-    /// The token that the source was told not to give again.
-    pub(super) rejected: Option<AccessToken>,
+    pub(super) order: Order,
     /// When to take it for lost. Its task keeps a shorter limit of its own, but a runtime that
     /// nobody drives any more keeps none.
     pub(super) overdue: Instant,
@@ -35,12 +34,33 @@ impl Flight {
     }
 }
 
+/// What a source is asked for.
+#[derive(Clone)]
+pub(super) enum Order {
+    Any,
+    Instead(AccessToken),
+    After(AccessToken),
+}
+
+impl Order {
+    fn to<'a>(&'a self, source: &'a dyn ErasedSource) -> Issuing<'a> {
+        match self {
+            Order::Any => source.issue(None),
+            Order::Instead(rejected) => source.issue(Some(rejected)),
+            Order::After(current) => source.renew(current),
+        }
+    }
+
+    pub(super) fn rejected(&self) -> Option<&AccessToken> {
+        match self {
+            Order::Instead(rejected) => Some(rejected),
+            Order::Any | Order::After(_) => None,
+        }
+    }
+}
+
 /// Asks the source until it gives a token, says no, or `timeout` is over.
-pub(super) async fn issue(
-    source: &dyn ErasedSource,
-    rejected: Option<&AccessToken>,
-    timeout: Duration,
-) -> Outcome {
+pub(super) async fn issue(source: &dyn ErasedSource, order: &Order, timeout: Duration) -> Outcome {
     /// Enough to get over a restart at the other end; each attempt counts against WeChat's quota.
     const ATTEMPTS: u32 = 4;
 
@@ -48,7 +68,7 @@ pub(super) async fn issue(
     let mut failed = None;
     let mut attempt = 1;
     loop {
-        let attempted = catch_panic(|| source.issue(rejected));
+        let attempted = catch_panic(|| order.to(source));
         let error = match timeout_at(deadline, attempted).await {
             Err(_) => return Err(failed.unwrap_or(TokenError::Timeout { after: timeout })),
             Ok(Ok(token)) => return checked(token),

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, futures::Notified, watch};
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use super::flight::{self, Flight, Outcome};
+use super::flight::{self, Flight, Order, Outcome};
 use super::source::ErasedSource;
 use super::{AccessToken, KeepFresh, TokenError, TokenSource};
 use crate::metrics::{self, Reason};
@@ -115,6 +115,8 @@ struct State {
     renewals_rest_until: Instant,
     budget: Budget,
     budget_warned: bool,
+    /// Whether the last flight ended so.
+    source_over_budget: bool,
 }
 
 /// Why a token is wanted.
@@ -279,14 +281,14 @@ impl TokenManager {
                 Next::Give(error) => return Err(error),
                 Next::Wait(flight) => flight,
             };
-            let knew = flight.rejected.clone();
+            let order = flight.order.clone();
             match flight.landed().await {
                 None => lost += 1,
                 Some(Ok(token)) => match want {
                     // It took off before the rejection was known, so it may well have brought back
                     // the rejected token; the next one is told.
                     Want::Instead(rejected)
-                        if token == *rejected && knew.as_ref() != Some(rejected) => {}
+                        if token == *rejected && order.rejected() != Some(rejected) => {}
                     _ => return Ok(token),
                 },
                 Some(Err(error)) => return Err(error),
@@ -386,6 +388,7 @@ impl TokenManagerBuilder {
                     renewals_rest_until: Instant::now(),
                     budget: self.budget,
                     budget_warned: false,
+                    source_over_budget: false,
                 }),
                 landed: Notify::new(),
                 rival_warning: Seldom::default(),
@@ -441,11 +444,13 @@ impl Shared {
                 return Next::Give(error.clone());
             }
         }
-        let rejected = match want {
-            Want::Instead(rejected) => Some(rejected),
-            Want::Any | Want::Renewal => None,
+        let order = match (want, live) {
+            (Want::Instead(rejected), _) => Order::Instead(rejected.clone()),
+            (Want::Renewal, Some(live)) => Order::After(live.token.clone()),
+            _ => Order::Any,
         };
-        let rejected_live = rejected.filter(|_| live.is_some());
+        let rejected = order.rejected().cloned();
+        let rejected_live = rejected.as_ref().filter(|_| live.is_some());
         if rejected_live.is_some() {
             if !state.budget.take(now) {
                 let warned = std::mem::replace(&mut state.budget_warned, true);
@@ -458,7 +463,7 @@ impl Shared {
             }
             state.budget_warned = false;
         }
-        let (flight, pilot) = self.take_off(&mut state, rejected.cloned(), want.reason());
+        let (flight, pilot) = self.take_off(&mut state, order, want.reason());
         drop(state);
         if let Some(rejected) = rejected_live {
             self.suspect_a_rival(rejected);
@@ -468,21 +473,21 @@ impl Shared {
             rejected = rejected.is_some(),
             "asking for an access_token"
         );
-        runtime.spawn(pilot.fly(flight.rejected.clone()));
+        runtime.spawn(pilot.fly(flight.order.clone()));
         Next::Wait(flight)
     }
 
     fn take_off(
         self: &Arc<Self>,
         state: &mut State,
-        rejected: Option<AccessToken>,
+        order: Order,
         reason: Reason,
     ) -> (Flight, Pilot) {
         let (landing, watch) = watch::channel(None);
         state.flights += 1;
         let flight = Flight {
             id: state.flights,
-            rejected,
+            order,
             overdue: Instant::now() + self.settings.issue_timeout + Duration::from_secs(1),
             landing: watch,
         };
@@ -503,6 +508,7 @@ impl Shared {
                 let seconds = token.expires_in().as_secs();
                 tracing::debug!(account, seconds, "a new access_token");
             }
+            Err(TokenError::OverBudget) => self.warn_of_the_budget(),
             Err(error) => {
                 let current = self.current.load();
                 let kept = current.as_ref().is_some_and(|c| c.token.lives_at(now));
@@ -561,9 +567,9 @@ struct Pilot {
 }
 
 impl Pilot {
-    async fn fly(self, rejected: Option<AccessToken>) {
+    async fn fly(self, order: Order) {
         let timeout = self.shared.settings.issue_timeout;
-        let outcome = flight::issue(&*self.shared.source, rejected.as_ref(), timeout).await;
+        let outcome = flight::issue(&*self.shared.source, &order, timeout).await;
         self.land(outcome);
     }
 
@@ -571,8 +577,13 @@ impl Pilot {
         let now = Instant::now();
         let mut state = self.shared.lock();
         let in_time = self.owns_flight(&state);
+        let mut silent = false;
         if in_time {
             state.flight = None;
+            // A budget that processes share is the source's; once is enough to be told of it, too.
+            let over = matches!(outcome, Err(TokenError::OverBudget));
+            silent = over && state.source_over_budget;
+            state.source_over_budget = over;
             match &outcome {
                 Ok(token) => {
                     state.succeed(now);
@@ -584,7 +595,9 @@ impl Pilot {
         }
         drop(state);
         if in_time {
-            self.shared.tell(&outcome, now);
+            if !silent {
+                self.shared.tell(&outcome, now);
+            }
             metrics::refreshed(self.shared.account.get(), self.reason, &outcome);
         }
         self.landing.send_replace(Some(outcome));

@@ -9,7 +9,8 @@ use super::{AccessToken, TokenError};
 ///
 /// [`ClientCredential`](crate::ClientCredential), [`StableToken`](crate::StableToken) and
 /// [`WeComCredential`](crate::WeComCredential) ask WeChat itself. Write your own for a token that
-/// another process keeps; a closure will do, by [`source_fn`]. A source can wrap a source.
+/// another process keeps; a closure will do, by [`source_fn`]. A source can wrap a source, and hands all four
+/// methods on then.
 ///
 /// The [`TokenManager`](crate::TokenManager) asks for one token at a time, in a task of its own,
 /// repeats what fails for a passing reason and gives up at its `issue_timeout`: a source does none
@@ -29,8 +30,18 @@ use super::{AccessToken, TokenError};
 ///         Ok(token)
 ///     }
 ///
+///     async fn renew(&self, current: &AccessToken) -> Result<AccessToken, TokenError> {
+///         let token = self.0.renew(current).await?;
+///         self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+///         Ok(token)
+///     }
+///
 ///     fn account(&self) -> Option<&str> {
 ///         self.0.account()
+///     }
+///
+///     fn shared_as(&self) -> Option<&str> {
+///         self.0.shared_as()
 ///     }
 /// }
 /// ```
@@ -46,11 +57,33 @@ pub trait TokenSource: Send + Sync + 'static {
         rejected: Option<&AccessToken>,
     ) -> impl Future<Output = Result<AccessToken, TokenError>> + Send;
 
-    /// What the account is called in logs and metrics: its appid. Default: nothing.
+    /// Gets a token to follow `current`, which is still good but expires soon.
     ///
-    /// A source that wraps a source hands the other's on.
+    /// Default: as [`issue`](TokenSource::issue) does with nothing rejected. A source that could give `current`
+    /// itself, out of a store that many processes share, has to tell the two apart.
+    ///
+    /// # Errors
+    ///
+    /// As of [`issue`](TokenSource::issue). The current token stays in use then.
+    fn renew(
+        &self,
+        current: &AccessToken,
+    ) -> impl Future<Output = Result<AccessToken, TokenError>> + Send {
+        let _ = current;
+        self.issue(None)
+    }
+
+    /// What the account is called in logs and metrics: its appid. Default: nothing.
     fn account(&self) -> Option<&str> {
         None
+    }
+
+    /// The name by which processes that share this source's token find it. Default: the account.
+    ///
+    /// `None` where the account alone does not tell which token it is, as a company's does not in WeCom, where each
+    /// application has its own.
+    fn shared_as(&self) -> Option<&str> {
+        self.account()
     }
 }
 
@@ -62,8 +95,19 @@ impl<T: TokenSource> TokenSource for Arc<T> {
         T::issue(self, rejected)
     }
 
+    fn renew(
+        &self,
+        current: &AccessToken,
+    ) -> impl Future<Output = Result<AccessToken, TokenError>> + Send {
+        T::renew(self, current)
+    }
+
     fn account(&self) -> Option<&str> {
         T::account(self)
+    }
+
+    fn shared_as(&self) -> Option<&str> {
+        T::shared_as(self)
     }
 }
 
@@ -116,19 +160,22 @@ impl<F> fmt::Debug for SourceFn<F> {
     }
 }
 
+pub(super) type Issuing<'a> =
+    Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send + 'a>>;
+
 /// [`TokenSource`] in a form that a manager without a type parameter can hold.
 pub(super) trait ErasedSource: Send + Sync {
-    fn issue<'a>(
-        &'a self,
-        rejected: Option<&'a AccessToken>,
-    ) -> Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send + 'a>>;
+    fn issue<'a>(&'a self, rejected: Option<&'a AccessToken>) -> Issuing<'a>;
+
+    fn renew<'a>(&'a self, current: &'a AccessToken) -> Issuing<'a>;
 }
 
 impl<T: TokenSource> ErasedSource for T {
-    fn issue<'a>(
-        &'a self,
-        rejected: Option<&'a AccessToken>,
-    ) -> Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send + 'a>> {
+    fn issue<'a>(&'a self, rejected: Option<&'a AccessToken>) -> Issuing<'a> {
         Box::pin(TokenSource::issue(self, rejected))
+    }
+
+    fn renew<'a>(&'a self, current: &'a AccessToken) -> Issuing<'a> {
+        Box::pin(TokenSource::renew(self, current))
     }
 }

@@ -6,6 +6,7 @@
 )]
 
 pub mod programs;
+pub mod redis_server;
 
 use std::error::Error as StdError;
 use std::future::IntoFuture;

@@ -1,0 +1,240 @@
+//! The way to Redis: one connection, opened when it is needed and again when it has failed.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisFuture,
+    RetryMethod, ScriptInvocation, Value,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// A Redis, and how long it may take.
+pub(super) struct Server {
+    way: Way,
+    timeout: Duration,
+}
+
+enum Way {
+    Client {
+        client: Client,
+        /// Not the `ConnectionManager` of redis', which keeps a connection that answers no more: after a partition that may
+        /// last until TCP gives up, a quarter of an hour later.
+        open: Mutex<Option<MultiplexedConnection>>,
+    },
+    Given(Box<dyn Given>),
+}
+
+impl Server {
+    pub(super) fn new(client: Client) -> Self {
+        Server::by(Way::Client {
+            client,
+            open: Mutex::default(),
+        })
+    }
+
+    pub(super) fn with_connection<C>(connection: C) -> Self
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        Server::by(Way::Given(Box::new(connection)))
+    }
+
+    fn by(way: Way) -> Self {
+        Server {
+            way,
+            timeout: Duration::from_secs(2),
+        }
+    }
+
+    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// Where announcements can be listened to.
+    pub(super) fn client(&self) -> Option<&Client> {
+        match &self.way {
+            Way::Client { client, .. } => Some(client),
+            Way::Given(_) => None,
+        }
+    }
+
+    /// How long one attempt may take: half of it all, so that a dead connection leaves time for a new one.
+    pub(super) fn patience(&self) -> Duration {
+        self.timeout / 2
+    }
+
+    /// Runs a script, which must do no harm when it runs twice: a reply can be lost.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, RedisError> {
+        let deadline = Instant::now() + self.timeout;
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let attempt = async {
+                let mut connection = self.connection().await?;
+                script.invoke_async(&mut connection).await
+            };
+            let enough = deadline.min(Instant::now() + self.patience());
+            let error = match timeout_at(enough, attempt).await {
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(error)) => error,
+                Err(_) => RedisError::from(io::Error::from(io::ErrorKind::TimedOut)),
+            };
+            if !may_pass(&error) {
+                return Err(error);
+            }
+            self.close();
+            if Instant::now() + pause >= deadline {
+                return Err(error);
+            }
+            sleep(pause).await;
+            pause = 2 * pause;
+        }
+    }
+
+    /// Says on `channel` that there is something new. Who misses it looks for itself before long.
+    pub(super) async fn announce(&self, channel: &str) {
+        let announce = async {
+            let mut connection = self.connection().await?;
+            redis::cmd("PUBLISH")
+                .arg(channel)
+                .arg("")
+                .exec_async(&mut connection)
+                .await
+        };
+        match timeout_at(Instant::now() + self.patience(), announce).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(error = text(&error), "no announcement in Redis"),
+            Err(_) => tracing::debug!("no announcement in Redis: it does not answer"),
+        }
+    }
+
+    async fn connection(&self) -> Result<Connection, RedisError> {
+        match &self.way {
+            Way::Given(given) => Ok(given.connection()),
+            Way::Client { client, open } => {
+                let lock = || open.lock().unwrap_or_else(PoisonError::into_inner);
+                let opened = lock().clone();
+                let connection = match opened {
+                    Some(connection) => connection,
+                    None => {
+                        // Whoever waits has a limit of its own.
+                        let config = AsyncConnectionConfig::new()
+                            .set_connection_timeout(None)
+                            .set_response_timeout(None);
+                        let connection = client
+                            .get_multiplexed_async_connection_with_config(&config)
+                            .await?;
+                        *lock() = Some(connection.clone());
+                        connection
+                    }
+                };
+                Ok(Connection(Box::new(connection)))
+            }
+        }
+    }
+
+    fn close(&self) {
+        if let Way::Client { open, .. } = &self.way {
+            *open.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+}
+
+/// A connection that the program has made.
+trait Given: Send + Sync {
+    fn connection(&self) -> Connection;
+}
+
+impl<C> Given for C
+where
+    C: ConnectionLike + Clone + Send + Sync + 'static,
+{
+    fn connection(&self) -> Connection {
+        Connection(Box::new(self.clone()))
+    }
+}
+
+struct Connection(Box<dyn ConnectionLike + Send>);
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.0.req_packed_command(cmd)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.0.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
+    }
+}
+
+/// Whether another connection, or a moment's patience, may help: with a Redis that starts, or hands over to another.
+fn may_pass(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_unrecoverable_error()
+        || !matches!(error.retry_method(), RetryMethod::NoRetry)
+        || matches!(
+            error.code(),
+            Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN")
+        )
+}
+
+type Cause = Arc<dyn StdError + Send + Sync>;
+
+/// What went wrong, as it can go to a log.
+pub(super) fn text(error: &RedisError) -> String {
+    if error.is_io_error() {
+        // It keeps its cause in an `Arc`, which hides the cause's type from those who look for it.
+        let cause = error
+            .source()
+            .and_then(|cause| cause.downcast_ref::<Cause>());
+        return match cause {
+            Some(cause) => format!("Redis is out of reach: {cause}"),
+            None => "Redis is out of reach".to_owned(),
+        };
+    }
+    let said = error.to_string();
+    // A command that Redis does not know, or may not run, is told with its arguments, and those may be tokens.
+    let said = said.split(", with args").next().unwrap_or_default();
+    format!("Redis refuses: {said}")
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{ErrorKind, ServerErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_without_arguments() {
+        let error = RedisError::from((
+            ErrorKind::Server(ServerErrorKind::ResponseError),
+            "unknown command",
+            "unknown command 'EVALSHA', with args beginning with: 'S3CRET'".to_owned(),
+        ));
+        let text = text(&error);
+        assert!(
+            text.contains("EVALSHA") && !text.contains("S3CRET"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_io_error_is_told_by_its_cause() {
+        let error = RedisError::from(io::Error::from(io::ErrorKind::ConnectionRefused));
+        assert_eq!(text(&error), "Redis is out of reach: connection refused");
+    }
+}

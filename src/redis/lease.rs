@@ -1,0 +1,116 @@
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::sleep;
+
+use super::connection::{Server, text};
+use super::layout::Layout;
+use super::scripts::{self, Terms};
+
+/// The right to ask for a new token, until it is over or given back.
+///
+/// Dropped without that, as when `issue_timeout` is over, it is given back in the background, so that nobody has to wait it out.
+pub(super) struct Lease {
+    server: Arc<Server>,
+    layout: Arc<Layout>,
+    owner: String,
+    lasts: Duration,
+    over: bool,
+}
+
+impl Lease {
+    pub(super) fn new(
+        server: &Arc<Server>,
+        layout: &Arc<Layout>,
+        owner: String,
+        lasts: Duration,
+    ) -> Self {
+        Lease {
+            server: Arc::clone(server),
+            layout: Arc::clone(layout),
+            owner,
+            lasts,
+            over: false,
+        }
+    }
+
+    pub(super) fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// Does `work`, and prolongs the lease meanwhile.
+    pub(super) async fn kept_during<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let mut keeping = pin!(self.keep());
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            match keeping.as_mut().poll(cx) {
+                Poll::Ready(never) => match never {},
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    async fn keep(&self) -> std::convert::Infallible {
+        loop {
+            sleep(self.lasts / 3).await;
+            let terms = Terms {
+                owner: &self.owner,
+                lease: self.lasts,
+                price: None,
+            };
+            match self
+                .server
+                .run(&scripts::prolong(&self.layout, &terms))
+                .await
+            {
+                Ok(1) => {}
+                // What is made of it is decided when the token is there.
+                Ok(_) => tracing::debug!("the lease in Redis is lost"),
+                Err(error) => {
+                    tracing::debug!(error = text(&error), "the lease in Redis was not prolonged")
+                }
+            }
+        }
+    }
+
+    /// There is nothing to give back any more.
+    pub(super) fn end(mut self) {
+        self.over = true;
+    }
+
+    pub(super) async fn give_back(mut self) {
+        self.over = true;
+        give_back(&self.server, &self.layout, &self.owner).await;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            let (server, layout) = (Arc::clone(&self.server), Arc::clone(&self.layout));
+            let owner = std::mem::take(&mut self.owner);
+            runtime.spawn(async move { give_back(&server, &layout, &owner).await });
+        }
+    }
+}
+
+async fn give_back(server: &Server, layout: &Layout, owner: &str) {
+    match server.run::<i64>(&scripts::release(layout, owner)).await {
+        Ok(_) => server.announce(layout.channel()).await,
+        Err(error) => tracing::debug!(
+            error = text(&error),
+            "the lease in Redis was not given back"
+        ),
+    }
+}

@@ -1,0 +1,76 @@
+//! One token for many processes, kept in Redis (feature `redis`).
+//!
+//! [`RedisTokens`] is a [`TokenSource`](crate::TokenSource) around another one. Give it to the
+//! [`TokenManager`](crate::TokenManager) of each process, and they use one token: whichever needs a new one first asks WeChat,
+//! and the others find it in Redis.
+//!
+//! ```no_run
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::Layer;
+//! use tower_wechat::redis::RedisTokens;
+//! use tower_wechat::{StableToken, TokenManager, WechatAuthLayer};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let redis = redis::Client::open("redis://127.0.0.1/")?;
+//! let http = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+//! let source = StableToken::new(http.clone(), "wx0123456789abcdef", "the AppSecret");
+//!
+//! let tokens = TokenManager::new(RedisTokens::new(redis, source));
+//! let service = WechatAuthLayer::new(tokens).layer(http);
+//! # drop(service);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it does
+//!
+//! An API call makes no call to Redis: the manager has the token in memory. Redis is asked when the manager would ask WeChat:
+//!
+//! 1. It reads the shared token. One that lives, and is not the one that WeChat has just turned down (or that is to be
+//!    renewed), is the answer.
+//! 2. Otherwise it takes a lease, provided that the token still is what was read, and asks the source. The lease lasts 3 s
+//!    and is renewed while the source works.
+//! 3. It writes the token, unless the lease is gone and something else has been written: a process that slept through its lease
+//!    never overwrites a newer token, and takes that one.
+//! 4. Who does not get the lease waits for the announcement of the new token, and looks from time to time, until the manager's
+//!    `issue_timeout`. A holder that died is succeeded when its lease is over.
+//!
+//! Lives are the TTLs of keys, so the machines' clocks do not matter. Refreshes of rejected tokens have a budget
+//! ([`RedisTokens::refresh_budget`]) for all processes together, besides that of each manager. What stands in Redis is not
+//! trusted: a value that is no token, a key of another type or without a TTL is replaced, and a warning says so.
+//!
+//! Redis holds the tokens in the open: whoever can read it can call WeChat for the account. AppSecrets are never written to it.
+//!
+//! # When Redis is away
+//!
+//! A token that lives goes on being used. Where one is needed [`Outage`] decides; by default the process asks the source for
+//! itself. The next one is shared again as soon as Redis is back. A failover that loses a lease or a token costs one more token
+//! request.
+//!
+//! The source inside matters then, as it does for processes that do not share. [`StableToken`](crate::StableToken) gives all
+//! processes the same token, Redis or not, and is the better one; with [`ClientCredential`](crate::ClientCredential) processes void
+//! each other's while Redis is away.
+//!
+//! # Redis itself
+//!
+//! Use the crate `redis` of version 1. Add its features for TLS (`tokio-rustls-comp`, for `rediss://`); for a cluster
+//! (`cluster-async`), Sentinel or a connection of your own see [`RedisTokens::with_connection`]. The server needs scripts (`EVALSHA`)
+//! of Redis 5 or later, or of Valkey.
+//!
+//! With the feature `metrics` the counter `wechat_shared_tokens_total` has a `result` for each question: `shared` (it stood in
+//! Redis), `issued` (this process got it), `superseded` (it slept through its lease), `not_stored`, `failed` (the source did),
+//! `over_budget`, `local` (Redis was away, and the source was asked), `outage` (Redis was away, and nothing was).
+
+mod announcements;
+mod connection;
+mod layout;
+mod lease;
+mod outage;
+mod scripts;
+mod tokens;
+
+pub use self::layout::Layout;
+pub use self::outage::Outage;
+pub use self::tokens::RedisTokens;

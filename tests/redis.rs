@@ -1,0 +1,671 @@
+//! One token for several processes: the rules, each against a redis-server, with managers in the place of processes.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use support::redis_server::RedisServer;
+use support::*;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::sleep;
+use tower::{Layer, ServiceExt};
+use tower_wechat::mock::MockWechat;
+use tower_wechat::redis::{Layout, Outage, RedisTokens};
+use tower_wechat::{
+    AccessToken, TokenError, TokenManager, TokenSource, WeComCredential, WechatAuthLayer, source_fn,
+};
+
+const KEY: &str = "tokens:{wx1}";
+const LEASE: &str = "tokens:{wx1}:lease";
+
+/// WeChat, as far as sources know it: gives out `S3CRET-1`, `S3CRET-2` and so on.
+#[derive(Clone, Default)]
+struct Issuer {
+    issued: Arc<AtomicUsize>,
+    delay: Duration,
+}
+
+impl Issuer {
+    fn source(&self) -> impl TokenSource + use<> {
+        let Issuer { issued, delay } = self.clone();
+        source_fn(move |_| {
+            let number = issued.fetch_add(1, Ordering::SeqCst) + 1;
+            async move {
+                sleep(delay).await;
+                Ok(AccessToken::new(format!("S3CRET-{number}"), TWO_HOURS))
+            }
+        })
+    }
+
+    fn issued(&self) -> usize {
+        self.issued.load(Ordering::SeqCst)
+    }
+
+    /// What one process has.
+    fn shared_in(&self, redis: &RedisServer) -> RedisTokens<impl TokenSource + use<>> {
+        RedisTokens::new(redis.client(), self.source()).layout(Layout::new(KEY))
+    }
+
+    fn process(&self, redis: &RedisServer) -> TokenManager {
+        TokenManager::new(self.shared_in(redis))
+    }
+}
+
+fn slow() -> Issuer {
+    Issuer {
+        delay: Duration::from_millis(100),
+        ..Issuer::default()
+    }
+}
+
+/// `redis-server`, or the end of the test, which is told on stderr.
+macro_rules! redis {
+    () => {
+        match RedisServer::start().await {
+            Some(redis) => redis,
+            None => return,
+        }
+    };
+}
+
+#[tokio::test]
+async fn one_process_asks_and_the_others_find_the_token() {
+    let redis = redis!();
+    let issuer = slow();
+    let processes: Vec<_> = (0..8).map(|_| issuer.process(&redis)).collect();
+    let tokens = join_all(processes.iter().map(TokenManager::token)).await;
+    assert!(
+        tokens
+            .iter()
+            .all(|token| token.as_ref().unwrap().secret() == "S3CRET-1")
+    );
+    assert_eq!(
+        issuer.process(&redis).token().await.unwrap().secret(),
+        "S3CRET-1"
+    );
+    assert_eq!(issuer.issued(), 1);
+}
+
+#[tokio::test]
+async fn a_rejected_token_is_replaced_once_for_all() {
+    let redis = redis!();
+    let issuer = slow();
+    let processes: Vec<_> = (0..8).map(|_| issuer.process(&redis)).collect();
+    let first = processes[0].token().await.unwrap();
+    let refreshed = join_all(processes.iter().map(|tokens| tokens.refresh(&first))).await;
+    assert!(
+        refreshed
+            .iter()
+            .all(|token| token.as_ref().unwrap().secret() == "S3CRET-2")
+    );
+    assert_eq!(issuer.issued(), 2);
+}
+
+#[tokio::test]
+async fn a_late_rejection_gets_the_newer_token_and_asks_for_none() {
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let (one, other) = (issuer.process(&redis), issuer.process(&redis));
+    let first = one.token().await.unwrap();
+    assert_eq!(other.token().await.unwrap(), first);
+    let second = one.refresh(&first).await.unwrap();
+    assert_eq!(other.refresh(&first).await.unwrap(), second);
+    assert_eq!(issuer.issued(), 2);
+}
+
+#[tokio::test]
+async fn a_renewal_ahead_of_expiry_is_done_by_one_and_taken_by_the_others() {
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let (one, other) = (issuer.shared_in(&redis), issuer.shared_in(&redis));
+    let first = one.issue(None).await.unwrap();
+    assert_eq!(other.issue(None).await.unwrap(), first);
+
+    let second = one.renew(&first).await.unwrap();
+    assert_eq!(second.secret(), "S3CRET-2");
+    assert_eq!(other.renew(&first).await.unwrap(), second);
+    assert_eq!(issuer.issued(), 2);
+}
+
+#[tokio::test]
+async fn a_manager_renews_a_shared_token_ahead_of_its_expiry() {
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let _: () = redis.raw(&["SET", KEY, "old", "PX", "4000"]).await;
+    let tokens = TokenManager::builder(issuer.shared_in(&redis))
+        .refresh_before(Duration::from_secs(3600))
+        .build();
+    let _fresh = tokens.keep_fresh();
+    while tokens.cached().is_none_or(|token| token.secret() == "old") {
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(redis.raw::<String>(&["GET", KEY]).await, "S3CRET-1");
+}
+
+#[tokio::test]
+async fn the_ttl_is_the_life() {
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let token = issuer.process(&redis).token().await.unwrap();
+    let left: u64 = redis.raw(&["PTTL", KEY]).await;
+    assert!(left <= 7_200_000 && Duration::from_millis(left) + Duration::from_secs(60) > TWO_HOURS);
+
+    let _: () = redis
+        .raw(&[
+            "SET",
+            KEY,
+            "from elsewhere".replace(' ', "-").as_str(),
+            "PX",
+            "90000",
+        ])
+        .await;
+    let tokens = issuer.process(&redis);
+    assert_eq!(tokens.token().await.unwrap().secret(), "from-elsewhere");
+    assert!(tokens.token().await.unwrap().expires_in() <= Duration::from_secs(90));
+    assert_ne!(tokens.token().await.unwrap(), token);
+}
+
+#[tokio::test]
+async fn an_accounts_keys_are_named_after_it_and_hold_no_secret() {
+    let redis = redis!();
+    let wechat = MockWechat::start().await;
+    let tokens = TokenManager::new(RedisTokens::new(redis.client(), credential_of(&wechat)));
+    let first = tokens.token().await.unwrap();
+    let second = tokens.refresh(&first).await.unwrap();
+
+    let appid = wechat.appid();
+    let mut keys: Vec<String> = redis.raw(&["KEYS", "*"]).await;
+    keys.sort();
+    let named = |name: &str| format!("tower-wechat:{{{appid}}}:{name}");
+    assert_eq!(keys, [named("access_token"), named("refreshes")]);
+    assert_eq!(
+        redis.raw::<String>(&["GET", &keys[0]]).await,
+        second.secret()
+    );
+    assert_eq!(redis.raw::<String>(&["GET", &keys[1]]).await, "");
+    assert_eq!(tokens.account(), Some(appid));
+}
+
+#[tokio::test]
+async fn a_source_that_does_not_say_whose_token_it_gives_needs_a_layout() {
+    let client = redis::Client::open("redis://127.0.0.1:1/").unwrap();
+    let closure = RedisTokens::new(client.clone(), Issuer::default().source());
+    let error = closure.issue(None).await.unwrap_err().to_string();
+    assert!(error.contains("Layout::new"), "{error}");
+    // Each application of a company's has a token of its own.
+    let wecom = WeComCredential::new(hyper(), "ww1", "S3CRET").base_url("http://127.0.0.1:1");
+    let wecom = RedisTokens::new(client, wecom);
+    assert_eq!(wecom.account(), Some("ww1"));
+    let error = wecom.issue(None).await.unwrap_err().to_string();
+    assert!(error.contains("Layout::new"), "{error}");
+}
+
+#[tokio::test]
+async fn the_refresh_budget_is_for_all_processes_together() {
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let per = Duration::from_secs(3600);
+    let processes: Vec<_> = (0..3)
+        .map(|_| TokenManager::new(issuer.shared_in(&redis).refresh_budget(2, per)))
+        .collect();
+    let mut token = processes[0].token().await.unwrap();
+    for tokens in &processes[..2] {
+        token = tokens.refresh(&token).await.unwrap();
+    }
+    let error = processes[2].refresh(&token).await.unwrap_err();
+    assert!(matches!(error, TokenError::OverBudget), "{error}");
+    assert_eq!(issuer.issued(), 3);
+    assert_eq!(
+        processes[2].token().await.unwrap(),
+        token,
+        "it stays the current one"
+    );
+
+    // As if an hour had passed.
+    let left: i64 = redis.raw(&["PTTL", "tokens:{wx1}:refreshes"]).await;
+    let an_hour_later = (left - 3_600_000).to_string();
+    let _: () = redis
+        .raw(&["PEXPIRE", "tokens:{wx1}:refreshes", &an_hour_later])
+        .await;
+    assert_ne!(processes[0].refresh(&token).await.unwrap(), token);
+}
+
+#[tokio::test]
+async fn a_first_token_and_a_renewal_cost_nothing_of_the_budget() {
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let tokens = issuer
+        .shared_in(&redis)
+        .refresh_budget(0, Duration::from_secs(1));
+    let first = tokens.issue(None).await.unwrap();
+    let second = tokens.renew(&first).await.unwrap();
+    let error = tokens.issue(Some(&second)).await.unwrap_err();
+    assert!(matches!(error, TokenError::OverBudget), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_no_token_is_replaced() {
+    let redis = redis!();
+    let large = "x".repeat(20_000);
+    let garbage: [&[&str]; 6] = [
+        &["SET", KEY, "", "PX", "90000"],
+        &["SET", KEY, "two words", "PX", "90000"],
+        &["SET", KEY, &large, "PX", "90000"],
+        &["SET", KEY, "without-a-ttl"],
+        &["SET", KEY, "nearly-over", "PX", "900"],
+        &["RPUSH", KEY, "a", "list"],
+    ];
+    for command in garbage {
+        let _: () = redis.raw(&["FLUSHALL"]).await;
+        let _: redis::Value = redis.raw(command).await;
+        let issuer = Issuer::default();
+        let (one, other) = (issuer.process(&redis), issuer.process(&redis));
+        assert_eq!(one.token().await.unwrap().secret(), "S3CRET-1");
+        assert_eq!(other.token().await.unwrap().secret(), "S3CRET-1");
+        let left: i64 = redis.raw(&["PTTL", KEY]).await;
+        assert!(left > 90_000, "{command:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_or_a_budget_that_is_none_does_not_stand_in_the_way_for_ever() {
+    let redis = redis!();
+    let garbage: [&[&str]; 4] = [
+        &["SET", LEASE, "nobody, without a ttl"],
+        &["RPUSH", LEASE, "a", "list"],
+        &["SET", "tokens:{wx1}:refreshes", "not a number"],
+        &["RPUSH", "tokens:{wx1}:refreshes", "a", "list"],
+    ];
+    for command in garbage {
+        let _: () = redis.raw(&["FLUSHALL"]).await;
+        let issuer = Issuer::default();
+        let tokens = issuer.shared_in(&redis).lease(Duration::from_millis(200));
+        let first = tokens.issue(None).await.unwrap();
+        let _: redis::Value = redis.raw(command).await;
+        let second = tokens.issue(Some(&first)).await.unwrap();
+        assert_eq!(second.secret(), "S3CRET-2", "{command:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_is_kept_for_as_long_as_the_source_works() {
+    let redis = redis!();
+    let issuer = Issuer {
+        delay: Duration::from_millis(700),
+        ..Issuer::default()
+    };
+    let process = || issuer.shared_in(&redis).lease(Duration::from_millis(150));
+    let (one, other) = (process(), process());
+    let (one, other) = tokio::join!(one.issue(None), other.issue(None));
+    assert_eq!(one.unwrap(), other.unwrap());
+    assert_eq!(issuer.issued(), 1);
+}
+
+#[tokio::test]
+async fn a_source_that_fails_panics_or_hangs_gives_the_lease_back() {
+    let redis = redis!();
+    for how in ["fails", "panics", "hangs"] {
+        let source = source_fn(move |_| async move {
+            match how {
+                "fails" => Err(TokenError::api(40164, "not in whitelist")),
+                "panics" => panic!("a source may"),
+                _ => std::future::pending().await,
+            }
+        });
+        let tokens = RedisTokens::new(redis.client(), source)
+            .layout(Layout::new(KEY))
+            // Nobody could wait for that.
+            .lease(Duration::from_secs(3600));
+        let tokens = TokenManager::builder(tokens)
+            .issue_timeout(Duration::from_millis(500))
+            .build();
+        tokens.token().await.unwrap_err();
+        let issuer = Issuer::default();
+        assert_eq!(
+            issuer.process(&redis).token().await.unwrap().secret(),
+            "S3CRET-1",
+            "{how}"
+        );
+        let _: () = redis.raw(&["FLUSHALL"]).await;
+    }
+}
+
+/// A source that waits until it is told to go on.
+fn held() -> (impl TokenSource, Arc<Semaphore>, Arc<Notify>) {
+    let (go_on, asked) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+    let (gate, told) = (Arc::clone(&go_on), Arc::clone(&asked));
+    let source = source_fn(move |_| {
+        let (gate, told) = (Arc::clone(&gate), Arc::clone(&told));
+        async move {
+            told.notify_one();
+            gate.acquire().await.unwrap().forget();
+            Ok(AccessToken::new("S3CRET-late", TWO_HOURS))
+        }
+    });
+    (source, go_on, asked)
+}
+
+#[tokio::test]
+async fn who_slept_through_the_lease_does_not_overwrite_a_newer_token() {
+    let redis = redis!();
+    let (source, go_on, asked) = held();
+    let tokens =
+        TokenManager::new(RedisTokens::new(redis.client(), source).layout(Layout::new(KEY)));
+    let waiting = tokio::spawn(async move { tokens.token().await });
+    asked.notified().await;
+    // As if the lease had gone to another process, which has been quicker.
+    let _: () = redis.raw(&["DEL", LEASE]).await;
+    let _: () = redis
+        .raw(&["SET", KEY, "S3CRET-newer", "PX", "7200000"])
+        .await;
+    go_on.add_permits(1);
+    assert_eq!(waiting.await.unwrap().unwrap().secret(), "S3CRET-newer");
+    assert_eq!(redis.raw::<String>(&["GET", KEY]).await, "S3CRET-newer");
+}
+
+#[tokio::test]
+async fn who_slept_through_the_lease_leaves_it_to_the_one_who_has_it_now() {
+    let redis = redis!();
+    let (source, go_on, asked) = held();
+    let tokens =
+        TokenManager::new(RedisTokens::new(redis.client(), source).layout(Layout::new(KEY)));
+    let waiting = tokio::spawn(async move { tokens.token().await });
+    asked.notified().await;
+    let _: () = redis.raw(&["SET", LEASE, "another", "PX", "60000"]).await;
+    go_on.add_permits(1);
+    assert_eq!(waiting.await.unwrap().unwrap().secret(), "S3CRET-late");
+    assert_eq!(redis.raw::<Option<String>>(&["GET", KEY]).await, None);
+    assert_eq!(redis.raw::<String>(&["GET", LEASE]).await, "another");
+}
+
+#[tokio::test]
+async fn who_lost_the_lease_to_nobody_may_write() {
+    let redis = redis!();
+    let (source, go_on, asked) = held();
+    let tokens =
+        TokenManager::new(RedisTokens::new(redis.client(), source).layout(Layout::new(KEY)));
+    let waiting = tokio::spawn(async move { tokens.token().await });
+    asked.notified().await;
+    let _: () = redis.raw(&["DEL", LEASE]).await;
+    go_on.add_permits(1);
+    assert_eq!(waiting.await.unwrap().unwrap().secret(), "S3CRET-late");
+    assert_eq!(redis.raw::<String>(&["GET", KEY]).await, "S3CRET-late");
+}
+
+#[tokio::test]
+async fn a_token_of_wxjavas_is_used_and_ours_is_written_as_wxjava_does() {
+    const TOKEN: &str = "wx:access_token:wx1";
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let joined =
+        || RedisTokens::new(redis.client(), issuer.source()).layout(Layout::wx_java("wx", "wx1"));
+    // WxJava: SETEX with 200 s less than WeChat's expires_in.
+    let _: () = redis.raw(&["SETEX", TOKEN, "7000", "S3CRET-of-java"]).await;
+    let tokens = TokenManager::new(joined());
+    let first = tokens.token().await.unwrap();
+    assert_eq!(first.secret(), "S3CRET-of-java");
+    assert_eq!(issuer.issued(), 0);
+
+    let second = tokens.refresh(&first).await.unwrap();
+    assert_eq!(redis.raw::<String>(&["GET", TOKEN]).await, second.secret());
+    let left: u64 = redis.raw(&["TTL", TOKEN]).await;
+    assert!((6900..=7000).contains(&left), "{left} s");
+
+    // WxJava voids a token that WeChat has turned down.
+    let _: () = redis.raw(&["EXPIRE", TOKEN, "0"]).await;
+    assert_eq!(
+        TokenManager::new(joined()).token().await.unwrap().secret(),
+        "S3CRET-2"
+    );
+}
+
+#[tokio::test]
+async fn while_wxjava_refreshes_we_wait_and_take_what_it_gets() {
+    const LOCK: &str = "wx:lock:wx1:accessTokenLock";
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let source =
+        RedisTokens::new(redis.client(), issuer.source()).layout(Layout::wx_java("wx", "wx1"));
+    let tokens = TokenManager::new(source);
+    let locked: String = redis
+        .raw(&[
+            "SET",
+            LOCK,
+            "7c9e6679-7425-40de-944b-e07fc1f90ae7",
+            "NX",
+            "PX",
+            "60000",
+        ])
+        .await;
+    assert_eq!(locked, "OK");
+    let waiting = tokio::spawn(async move { tokens.token().await });
+    sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished());
+    let _: () = redis
+        .raw(&["SETEX", "wx:access_token:wx1", "7000", "S3CRET-of-java"])
+        .await;
+    let _: () = redis.raw(&["DEL", LOCK]).await;
+    assert_eq!(waiting.await.unwrap().unwrap().secret(), "S3CRET-of-java");
+    assert_eq!(issuer.issued(), 0);
+}
+
+#[tokio::test]
+async fn while_we_refresh_wxjavas_lock_is_taken() {
+    const LOCK: &str = "wx:lock:wx1:accessTokenLock";
+    let redis = redis!();
+    let (source, go_on, asked) = held();
+    let source = RedisTokens::new(redis.client(), source).layout(Layout::wx_java("wx", "wx1"));
+    let tokens = TokenManager::new(source);
+    let waiting = tokio::spawn(async move { tokens.token().await });
+    asked.notified().await;
+    let lock = &[
+        "SET",
+        LOCK,
+        "7c9e6679-7425-40de-944b-e07fc1f90ae7",
+        "NX",
+        "PX",
+        "60000",
+    ];
+    assert_eq!(redis.raw::<Option<String>>(lock).await, None);
+    go_on.add_permits(1);
+    waiting.await.unwrap().unwrap();
+    assert_eq!(
+        redis.raw::<Option<String>>(lock).await.as_deref(),
+        Some("OK")
+    );
+    assert_eq!(
+        redis.raw::<String>(&["GET", "wx:access_token:wx1"]).await,
+        "S3CRET-late"
+    );
+}
+
+#[tokio::test]
+async fn another_form_of_the_value_can_be_set() {
+    let redis = redis!();
+    let layout = || {
+        Layout::new(KEY).format(
+            |token| format!(r#"{{"token":"{}"}}"#, token.secret()),
+            |value| {
+                Some(
+                    value
+                        .strip_prefix(r#"{"token":""#)?
+                        .strip_suffix(r#""}"#)?
+                        .to_owned(),
+                )
+            },
+        )
+    };
+    let issuer = Issuer::default();
+    let process = || RedisTokens::new(redis.client(), issuer.source()).layout(layout());
+    let first = process().issue(None).await.unwrap();
+    assert_eq!(
+        redis.raw::<String>(&["GET", KEY]).await,
+        r#"{"token":"S3CRET-1"}"#
+    );
+    assert_eq!(process().issue(None).await.unwrap(), first);
+    assert_eq!(
+        process().issue(Some(&first)).await.unwrap().secret(),
+        "S3CRET-2"
+    );
+    assert_eq!(issuer.issued(), 2);
+}
+
+#[tokio::test]
+async fn calls_make_no_call_to_redis() {
+    let redis = redis!();
+    let wechat = MockWechat::start().await;
+    let tokens = TokenManager::new(RedisTokens::new(redis.client(), credential_of(&wechat)));
+    let service = WechatAuthLayer::new(tokens)
+        .api_origin(wechat.url())
+        .layer(hyper());
+    let call = || async {
+        let call = service
+            .clone()
+            .oneshot(get(format!("{}/cgi-bin/user/get", wechat.url())));
+        assert!(text(call.await.unwrap()).await.contains("total"));
+    };
+    call().await;
+    let before = redis.commands().await;
+    for _ in 0..10 {
+        join_all((0..50).map(|_| call())).await;
+    }
+    let after = redis.commands().await;
+    // The handshake of the connection that asks, and the question, are the same both times.
+    let asking = redis.commands().await - after;
+    assert_eq!(after - before, asking);
+}
+
+#[tokio::test]
+async fn a_connection_manager_will_do() {
+    let redis = redis!();
+    let issuer = slow();
+    let manager = redis.client().get_connection_manager().await.unwrap();
+    let process = || {
+        let tokens = RedisTokens::with_connection(manager.clone(), issuer.source());
+        TokenManager::new(tokens.layout(Layout::new(KEY)))
+    };
+    let (one, other) = (process(), process());
+    let (one, other) = tokio::join!(one.token(), other.token());
+    assert_eq!(one.unwrap(), other.unwrap());
+    assert_eq!(issuer.issued(), 1);
+}
+
+#[tokio::test]
+async fn a_cluster_will_do() {
+    let Some(redis) = RedisServer::as_cluster().await else {
+        return;
+    };
+    let issuer = slow();
+    let cluster = redis::cluster::ClusterClient::new([redis.url()]).unwrap();
+    let cluster = cluster.get_async_connection().await.unwrap();
+    let layouts = [
+        Layout::new("tokens"),
+        Layout::new(KEY),
+        Layout::wx_java("{wx}", "wx1"),
+    ];
+    for (number, layout) in layouts.into_iter().enumerate() {
+        let process = || {
+            RedisTokens::with_connection(cluster.clone(), issuer.source())
+                .layout(layout.clone())
+                .outage(Outage::Fail)
+        };
+        let (one, other) = (process(), process());
+        let (one, other) = tokio::join!(one.issue(None), other.issue(None));
+        assert_eq!(one.unwrap(), other.unwrap());
+        assert_eq!(issuer.issued(), number + 1);
+    }
+}
+
+#[tokio::test]
+async fn with_redis_away_each_process_asks_for_itself_or_fails_as_it_is_told() {
+    let nowhere = || redis::Client::open("redis://127.0.0.1:1/").unwrap();
+    let issuer = Issuer::default();
+    let away = || {
+        RedisTokens::new(nowhere(), issuer.source())
+            .layout(Layout::new(KEY))
+            .timeout(Duration::from_millis(100))
+    };
+    assert_eq!(away().issue(None).await.unwrap().secret(), "S3CRET-1");
+    let error = away().outage(Outage::Fail).issue(None).await.unwrap_err();
+    assert!(matches!(error, TokenError::Transport(_)));
+    let said = error.to_string();
+    assert!(
+        said.contains("Redis is out of reach: Connection refused"),
+        "{said}"
+    );
+    assert_eq!(issuer.issued(), 1);
+}
+
+#[tokio::test]
+async fn with_redis_away_a_token_that_lives_is_not_renewed_but_one_that_is_over_is_replaced() {
+    let issuer = Issuer::default();
+    let away = RedisTokens::new(
+        redis::Client::open("redis://127.0.0.1:1/").unwrap(),
+        issuer.source(),
+    )
+    .layout(Layout::new(KEY))
+    .timeout(Duration::from_millis(100));
+    let living = AccessToken::new("S3CRET-0", Duration::from_secs(60));
+    away.renew(&living).await.unwrap_err();
+    assert_eq!(issuer.issued(), 0);
+    away.renew(&AccessToken::new("S3CRET-0", Duration::ZERO))
+        .await
+        .unwrap();
+    assert_eq!(issuer.issued(), 1);
+}
+
+#[tokio::test]
+async fn what_was_given_up_while_redis_was_away_is_not_taken_from_it_later() {
+    let Some(mut redis) = RedisServer::that_keeps_data().await else {
+        return;
+    };
+    let issuer = Issuer::default();
+    let tokens = issuer.shared_in(&redis).timeout(Duration::from_millis(200));
+    let first = tokens.issue(None).await.unwrap();
+    redis.kill().await;
+    let second = tokens.issue(Some(&first)).await.unwrap();
+    redis.restart().await;
+    assert_eq!(redis.raw::<String>(&["GET", KEY]).await, first.secret());
+    let third = tokens.issue(Some(&second)).await.unwrap();
+    assert_eq!(third.secret(), "S3CRET-3");
+    assert_eq!(redis.raw::<String>(&["GET", KEY]).await, third.secret());
+}
+
+#[tokio::test]
+async fn a_refusal_of_redis_is_told_in_its_words_and_heals() {
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let tokens = issuer.shared_in(&redis).outage(Outage::Fail);
+    let _: () = redis
+        .raw(&["ACL", "SETUSER", "default", "-@scripting"])
+        .await;
+    let error = tokens.issue(None).await.unwrap_err().to_string();
+    assert!(
+        error.contains("Redis refuses") && error.contains("evalsha"),
+        "{error}"
+    );
+    let _: () = redis.raw(&["ACL", "SETUSER", "default", "+@all"]).await;
+    tokens.issue(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_that_is_told_holds_a_token() {
+    let recorded = record();
+    let redis = redis!();
+    let issuer = slow();
+    let (one, other) = (issuer.shared_in(&redis), issuer.shared_in(&redis));
+    let (first, _) = tokio::join!(one.issue(None), other.issue(None));
+    let first = first.unwrap();
+    let _: () = redis.raw(&["SET", KEY, "S3CRET-without-ttl"]).await;
+    one.issue(Some(&first)).await.unwrap();
+    let _: () = redis
+        .raw(&["ACL", "SETUSER", "default", "-@scripting"])
+        .await;
+    let error = one.renew(&first).await.unwrap_err();
+    let said = format!("{one:?} {} {}", told(&error), recorded.text());
+    assert!(said.contains("Redis is away"));
+    assert!(!said.contains("S3CRET"), "{said}");
+}
