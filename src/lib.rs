@@ -67,7 +67,7 @@
 //! - [`TokenManager`] holds one account's token: cached, renewed ahead of its expiry, refreshed once
 //!   for everybody. Share it among as many clients as you like.
 //! - A [`TokenSource`] gets tokens: [`ClientCredential`], [`StableToken`], [`WeComCredential`], a
-//!   closure with [`source_fn`], or your own.
+//!   closure with [`source_fn`], or your own. `redis::RedisTokens` around one of them shares a token among processes.
 //!
 //! # Failures
 //!
@@ -88,6 +88,7 @@
 //! - `metrics`: counts of calls, rejections and refreshes, and gauges of when a token was fetched and when it will expire, by
 //!   the facade of the `metrics` crate; labelled with the account, see [`TokenManager::account`].
 //! - `mock`: `mock::MockWechat`, for tests.
+//! - `redis`: one token for many processes, kept in Redis; see the module `redis`. Needs Rust 1.88.
 //! - `reqwest`, `reqwest-0-12`: clients of reqwest 0.13 and 0.12, and SDKs built on them; see the modules
 //!   `reqwest` and `reqwest_0_12`.
 //! - `reqwest-middleware`: [`WechatAuthLayer`] as a middleware of `reqwest-middleware`'s.

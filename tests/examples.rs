@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tower_wechat::mock::{Failure, MockWechat};
 
+/// All that end, but `redis`, which needs a redis-server: tests/redis_servers.rs.
 const ALL: [&str; 6] = [
     "menu",
     "hyper_client",

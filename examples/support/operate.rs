@@ -16,8 +16,9 @@ use hyper_util::rt::TokioExecutor;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rustls::crypto::ring;
 use tokio::signal;
+use tower_wechat::redis::RedisTokens;
 use tower_wechat::server::ServerBuilder;
-use tower_wechat::{ClientCredential, StableToken, TokenManager};
+use tower_wechat::{ClientCredential, StableToken, TokenManager, TokenSource};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
@@ -34,6 +35,8 @@ where
     R: Future<Output = Result<(), Failure>>,
 {
     // Here and not in `serve`, which must not print before it is known that help is not wanted.
+    // For Redis over TLS: rustls chooses none where two are built in, ring and aws-lc-rs.
+    let _ = ring::default_provider().install_default();
     let done = async {
         match Settings::read().await? {
             Some(settings) => serve(settings).await,
@@ -58,10 +61,10 @@ impl Settings {
         builder = builder.metrics(move || prometheus.render());
         for AccountSettings { appid, secret } in &self.accounts {
             let tokens = match self.token {
-                Token::Stable => TokenManager::new(
+                Token::Stable => self.manager(
                     StableToken::new(http.clone(), appid, secret).base_url(&self.base_url),
                 ),
-                Token::Classic => TokenManager::new(
+                Token::Classic => self.manager(
                     ClientCredential::new(http.clone(), appid, secret).base_url(&self.base_url),
                 ),
             };
@@ -79,6 +82,14 @@ impl Settings {
             };
         }
         Ok(builder)
+    }
+
+    /// The tokens of `source`, shared with other servers where there is a Redis for it.
+    fn manager(&self, source: impl TokenSource) -> TokenManager {
+        match &self.redis {
+            Some(redis) => TokenManager::new(RedisTokens::new(redis.clone(), source)),
+            None => TokenManager::new(source),
+        }
     }
 
     /// Serves `router` until it is told to stop, by ctrl-c or SIGTERM; told so twice, at once. Where nothing is configured,

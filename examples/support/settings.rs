@@ -20,8 +20,10 @@ pub(crate) const HELP: &str = r#"Arguments:
 The configuration is TOML:
   listen = "127.0.0.1:8080"
   # base_url = "https://api.weixin.qq.com"
-  # stable: POST /cgi-bin/stable_token, which several servers can ask without harm. classic: GET /cgi-bin/token.
+  # stable: POST /cgi-bin/stable_token, which several servers can ask without harm. classic: GET /cgi-bin/token, by one server,
+  # or by several that share their tokens in Redis.
   token = "stable"
+  # redis = "env:REDIS_URL"            # redis://:PASSWORD@HOST:6379/, or rediss:// for TLS
   # The gateway's, the same at each replica: openssl rand -hex 32. While it changes, the former ones are still taken.
   signing_key = "env:SIGNING_KEY"
   # former_signing_keys = []
@@ -43,6 +45,7 @@ Without a file, one account by variables, whose secrets can be env: and file: as
   WECHAT_CLIENTS                the clients, as in crm=SECRET,shop=SECRET
   WECHAT_TOKEN                  stable or classic; default: stable
   WECHAT_SIGNING_KEY            the gateway's key
+  WECHAT_REDIS                  the Redis in which several servers share their tokens; default: none
   WECHAT_LISTEN                 where to listen
   WECHAT_BASE_URL               another server in place of https://api.weixin.qq.com
   WECHAT_LOG                    error, warn, info, debug or trace, in every case; default: info
@@ -54,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) listen: String,
     pub(crate) base_url: String,
     pub(crate) token: Token,
+    /// Where several servers share their tokens.
+    pub(crate) redis: Option<redis::Client>,
     pub(crate) accounts: Vec<AccountSettings>,
     pub(crate) clients: Vec<ClientSettings>,
     pub(crate) signing_key: Option<String>,
@@ -94,6 +99,7 @@ struct File {
     base_url: Option<String>,
     #[serde(default)]
     token: Token,
+    redis: Option<String>,
     signing_key: Option<String>,
     #[serde(default)]
     former_signing_keys: Vec<String>,
@@ -155,6 +161,7 @@ impl Settings {
             listen: file.listen.unwrap_or_else(|| "127.0.0.1:8080".into()),
             base_url,
             token: file.token,
+            redis: file.redis.as_deref().map(redis_at).transpose()?,
             accounts: file.account,
             clients: file.client,
             signing_key: file.signing_key,
@@ -198,6 +205,10 @@ impl Settings {
                 secret: look_up(&account.secret)?,
             }],
             clients: clients.split(',').map(client).collect::<Result<_, _>>()?,
+            redis: variable("WECHAT_REDIS")
+                .as_deref()
+                .map(redis_at)
+                .transpose()?,
             signing_key: variable("WECHAT_SIGNING_KEY")
                 .map(|key| look_up(&key))
                 .transpose()?,
@@ -214,6 +225,7 @@ impl Settings {
             base_url: account.base_url,
             // A stable token that was revoked WeChat gives again for a while.
             token: Token::Classic,
+            redis: None,
             accounts: vec![AccountSettings {
                 appid: account.appid,
                 secret: account.secret,
@@ -233,12 +245,13 @@ fn is_here(listen: &str) -> bool {
 }
 
 /// By which an account is told. One of them alone is half a configuration, and no reason for a demonstration.
-const VARIABLES: [&str; 6] = [
+const VARIABLES: [&str; 7] = [
     "WECHAT_APPID",
     "WECHAT_SECRET",
     "WECHAT_CLIENTS",
     "WECHAT_TOKEN",
     "WECHAT_SIGNING_KEY",
+    "WECHAT_REDIS",
     "WECHAT_BASE_URL",
 ];
 
@@ -265,6 +278,14 @@ fn client(text: &str) -> Result<ClientSettings, Failure> {
         secret: look_up(secret.trim())?,
         accounts: None,
     })
+}
+
+/// Not connected to yet: a server starts without Redis as well.
+fn redis_at(told: &str) -> Result<redis::Client, Failure> {
+    let url = look_up(told)?;
+    // What is wrong with it is not told, as it may hold a password.
+    redis::Client::open(url)
+        .map_err(|_| "the Redis is as redis://127.0.0.1:6379/ is, or rediss://".into())
 }
 
 /// A secret as it is told: in the open, by the name of a variable, or by that of a file.

@@ -74,7 +74,8 @@
 //!   time; past that the answer comes at once). Behind a proxy the address is the proxy's.
 //! - `/readyz` and `/metrics` name the accounts, and `/metrics` the clients: let strangers reach neither.
 //! - Several gateways, or token servers, side by side want [`StableToken`](crate::StableToken) as the source: WeChat gives all of them the
-//!   same token. With [`ClientCredential`](crate::ClientCredential) each would void the others'.
+//!   same token. With [`ClientCredential`](crate::ClientCredential) each would void the others', unless they share them in Redis (the
+//!   feature `redis`).
 //! - `axum::serve` waits for a request's headers as long as a client likes. A server that strangers can reach wants a limit:
 //!   the crate `axum-server` takes one, and the examples `token_server` and `gateway` show it, with a graceful shutdown.
 //! - Both speak plain HTTP to clients, whose secrets and tokens are in URLs: put TLS, and no access log that prints
