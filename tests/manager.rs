@@ -795,6 +795,45 @@ async fn m4_nothing_is_renewed_before_its_time() {
     assert_eq!(source.started(), 1);
 }
 
+/// A source that could give the current token again, out of a store of shared ones, and says what it was asked.
+struct Sharing(Arc<Mutex<Vec<String>>>);
+
+impl TokenSource for Sharing {
+    async fn issue(&self, rejected: Option<&AccessToken>) -> Result<AccessToken, TokenError> {
+        let instead = rejected.map_or("any", AccessToken::secret);
+        self.0.lock().unwrap().push(format!("instead of {instead}"));
+        Ok(AccessToken::new("issued", secs(7200)))
+    }
+
+    async fn renew(&self, current: &AccessToken) -> Result<AccessToken, TokenError> {
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("after {}", current.secret()));
+        Ok(AccessToken::new("renewed", secs(7200)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn m4_a_source_is_told_of_a_renewal_and_which_token_is_to_be_followed() {
+    let asked = Arc::default();
+    // Wrapped, as sources may be.
+    let tokens = TokenManager::new(Arc::new(Sharing(Arc::clone(&asked))));
+    let first = tokens.token().await.unwrap();
+    sleep(secs(7000)).await;
+    assert_eq!(at_once(&tokens), first);
+    while at_once(&tokens) == first {
+        sleep(millis(1)).await;
+    }
+    let renewed = at_once(&tokens);
+    tokens.refresh(&renewed).await.unwrap();
+    let asked = asked.lock().unwrap();
+    assert_eq!(
+        *asked,
+        ["instead of any", "after issued", "instead of renewed"]
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn m4_there_is_never_an_empty_moment() {
     let source = Script::new(secs(100), secs(2));
@@ -1181,6 +1220,28 @@ async fn m6_past_the_budget_one_warn_is_given_and_not_one_for_each_call() {
         assert!(!reject(&tokens).await);
     }
     assert_eq!(logs.warnings(OVER_BUDGET), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn m6_past_a_budget_of_the_sources_one_warn_is_given_too() {
+    let logs = Logs::capture();
+    let source = source_fn(|rejected: Option<AccessToken>| async move {
+        match rejected {
+            Some(_) => Err(TokenError::OverBudget),
+            None => Ok(AccessToken::new("only", secs(7200))),
+        }
+    });
+    let tokens = TokenManager::builder(source)
+        .refresh_budget(1000, secs(1))
+        .build();
+    let only = tokens.token().await.unwrap();
+    for _ in 0..100 {
+        let error = tokens.refresh(&only).await.unwrap_err();
+        assert!(matches!(error, TokenError::OverBudget), "{error}");
+        sleep(secs(3)).await;
+    }
+    assert_eq!(logs.warnings(OVER_BUDGET), 1);
+    assert_eq!(at_once(&tokens), only);
 }
 
 #[tokio::test(start_paused = true)]

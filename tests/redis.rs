@@ -634,6 +634,63 @@ async fn what_was_given_up_while_redis_was_away_is_not_taken_from_it_later() {
     assert_eq!(redis.raw::<String>(&["GET", KEY]).await, third.secret());
 }
 
+/// Another process has got one while this one was cut off, and this one's own has voided that.
+#[tokio::test]
+async fn a_shared_token_older_than_a_rejected_one_of_this_processs_own_is_not_taken() {
+    let Some(mut redis) = RedisServer::that_keeps_data().await else {
+        return;
+    };
+    let issuer = Issuer::default();
+    let _: () = redis
+        .raw(&["SET", KEY, "S3CRET-of-another", "PX", "7190000"])
+        .await;
+    let tokens = issuer.shared_in(&redis).timeout(Duration::from_millis(200));
+    redis.kill().await;
+    let own = tokens.issue(None).await.unwrap();
+    redis.restart().await;
+    let next = tokens.issue(Some(&own)).await.unwrap();
+    assert_eq!(next.secret(), "S3CRET-2");
+
+    // One that came later is taken.
+    redis.kill().await;
+    let own = tokens.issue(Some(&next)).await.unwrap();
+    redis.restart().await;
+    let _: () = redis
+        .raw(&["SET", KEY, "S3CRET-later", "PX", "7210000"])
+        .await;
+    assert_eq!(
+        tokens.issue(Some(&own)).await.unwrap().secret(),
+        "S3CRET-later"
+    );
+    assert_eq!(issuer.issued(), 3);
+}
+
+#[tokio::test]
+async fn a_token_that_came_when_redis_had_gone_is_used_and_the_next_one_is_shared() {
+    let Some(mut redis) = RedisServer::start().await else {
+        return;
+    };
+    let (source, go_on, asked) = held();
+    let tokens = RedisTokens::new(redis.client(), source).timeout(Duration::from_millis(200));
+    let tokens = TokenManager::new(tokens.layout(Layout::new(KEY)));
+    let waiting = tokio::spawn({
+        let tokens = tokens.clone();
+        async move { tokens.token().await }
+    });
+    asked.notified().await;
+    redis.kill().await;
+    go_on.add_permits(1);
+    assert_eq!(waiting.await.unwrap().unwrap().secret(), "S3CRET-late");
+    redis.restart().await;
+    let issuer = Issuer::default();
+    assert_eq!(
+        issuer.process(&redis).token().await.unwrap().secret(),
+        "S3CRET-1"
+    );
+    let late = tokens.token().await.unwrap();
+    assert_eq!(tokens.refresh(&late).await.unwrap().secret(), "S3CRET-1");
+}
+
 #[tokio::test]
 async fn a_refusal_of_redis_is_told_in_its_words_and_heals() {
     let redis = redis!();

@@ -54,6 +54,20 @@ async fn two_token_servers_give_one_token() {
     assert_eq!(tokens[0], tokens[1]);
     assert_eq!(wechat.current_token().as_ref(), Some(&tokens[0]));
     assert_eq!(wechat.token_requests().started, 1);
+
+    // Each says how it came by it.
+    let mut told = String::new();
+    for server in &servers {
+        let metrics = hyper()
+            .oneshot(get(format!("{}/metrics", server.url)))
+            .await;
+        told += &text(metrics.unwrap()).await;
+    }
+    for result in ["issued", "shared"] {
+        let line =
+            format!(r#"wechat_shared_tokens_total{{account="{APPID}",result="{result}"}} 1"#);
+        assert!(told.contains(&line), "{told}");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -19,21 +19,48 @@ pub(super) struct Server {
 }
 
 enum Way {
-    Client {
-        client: Client,
-        /// Not the `ConnectionManager` of redis', which keeps a connection that answers no more: after a partition that may
-        /// last until TCP gives up, a quarter of an hour later.
-        open: Mutex<Option<MultiplexedConnection>>,
-    },
+    Client(Box<Opened>),
     Given(Box<dyn Given>),
+}
+
+struct Opened {
+    client: Client,
+    /// Not the `ConnectionManager` of redis', which keeps a connection that answers no more: after a partition that may
+    /// last until TCP gives up, a quarter of an hour later.
+    connection: Mutex<Option<MultiplexedConnection>>,
+}
+
+impl Opened {
+    async fn get(&self) -> Result<MultiplexedConnection, RedisError> {
+        let opened = self.lock().clone();
+        if let Some(connection) = opened {
+            return Ok(connection);
+        }
+        // Whoever waits has a limit of its own.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let connecting = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config);
+        let connection = connecting.await?;
+        *self.lock() = Some(connection.clone());
+        Ok(connection)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Server {
     pub(super) fn new(client: Client) -> Self {
-        Server::by(Way::Client {
+        Server::by(Way::Client(Box::new(Opened {
             client,
-            open: Mutex::default(),
-        })
+            connection: Mutex::default(),
+        })))
     }
 
     pub(super) fn with_connection<C>(connection: C) -> Self
@@ -57,7 +84,7 @@ impl Server {
     /// Where announcements can be listened to.
     pub(super) fn client(&self) -> Option<&Client> {
         match &self.way {
-            Way::Client { client, .. } => Some(client),
+            Way::Client(opened) => Some(&opened.client),
             Way::Given(_) => None,
         }
     }
@@ -117,31 +144,13 @@ impl Server {
     async fn connection(&self) -> Result<Connection, RedisError> {
         match &self.way {
             Way::Given(given) => Ok(given.connection()),
-            Way::Client { client, open } => {
-                let lock = || open.lock().unwrap_or_else(PoisonError::into_inner);
-                let opened = lock().clone();
-                let connection = match opened {
-                    Some(connection) => connection,
-                    None => {
-                        // Whoever waits has a limit of its own.
-                        let config = AsyncConnectionConfig::new()
-                            .set_connection_timeout(None)
-                            .set_response_timeout(None);
-                        let connection = client
-                            .get_multiplexed_async_connection_with_config(&config)
-                            .await?;
-                        *lock() = Some(connection.clone());
-                        connection
-                    }
-                };
-                Ok(Connection(Box::new(connection)))
-            }
+            Way::Client(opened) => Ok(Connection(Box::new(opened.get().await?))),
         }
     }
 
     fn close(&self) {
-        if let Way::Client { open, .. } = &self.way {
-            *open.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Way::Client(opened) = &self.way {
+            *opened.lock() = None;
         }
     }
 }

@@ -155,6 +155,11 @@ impl Layout {
         &self.channel
     }
 
+    /// By how much a token outlives its key.
+    pub(super) fn early(&self) -> Duration {
+        self.ends_early
+    }
+
     /// The value for the token, and the key's life.
     pub(super) fn written(&self, token: &AccessToken) -> (Zeroizing<String>, Duration) {
         let value = match &self.format {
@@ -172,7 +177,7 @@ impl Layout {
         /// Real ones have up to 512 characters or so.
         const LONGEST: usize = 16 * 1024;
 
-        let value = str::from_utf8(value).ok()?;
+        let value = std::str::from_utf8(value).ok()?;
         let token = match &self.format {
             Some((_, read)) => read(value)?,
             None => value.to_owned(),

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::ConnectionLike;
@@ -52,8 +52,11 @@ pub struct RedisTokens<T> {
     price: Option<Price>,
     /// What this process knows to be of no use, whatever Redis says: its own refreshes while Redis was away have not reached it.
     given_up: Mutex<VecDeque<AccessToken>>,
+    /// The last token that this process got and Redis does not know.
+    alone: Mutex<Option<AccessToken>>,
     warned_of_outage: Seldom,
     warned_of_value: Seldom,
+    warned_of_wait: Seldom,
 }
 
 /// In milliseconds. What ends sooner would end on its way to WeChat.
@@ -125,8 +128,10 @@ where
                 per: Duration::from_secs(60),
             }),
             given_up: Mutex::default(),
+            alone: Mutex::default(),
             warned_of_outage: Seldom::default(),
             warned_of_value: Seldom::default(),
+            warned_of_wait: Seldom::default(),
         }
     }
 
@@ -198,7 +203,8 @@ where
         let owner = format!("{:032x}", fastrand::u128(..));
         let mut announcements = None;
         let mut seen = Found::Nothing;
-        let mut claimed_at = Instant::now();
+        let started_at = Instant::now();
+        let mut claimed_at = started_at;
         let mut answer = self.server.run(&scripts::read(layout)).await?;
         loop {
             match answer {
@@ -216,7 +222,16 @@ where
                         let channel = layout.channel();
                         announcements = Some(Announcements::listen(&self.server, channel).await);
                     }
-                    Some(announcements) => announcements.next(left).await,
+                    Some(announcements) => {
+                        if started_at.elapsed() > self.lease {
+                            self.warned_of_wait.tell(
+                                self.account(),
+                                layout.lease_key(),
+                                "another process holds the lease in Redis, and has brought no access_token yet",
+                            );
+                        }
+                        announcements.next(left).await;
+                    }
                 },
                 Answer::Spent => {
                     self.count("over_budget");
@@ -300,6 +315,7 @@ where
                 // It is good all the same, and the only one that is known to be.
                 self.count("not_stored");
                 self.warn_of_outage(&error, "the new access_token is not shared");
+                self.keep_alone(&token);
                 Ok(token)
             }
         }
@@ -320,7 +336,9 @@ where
         }
         self.count("local");
         self.warn_of_outage(&error, "this process asks for an access_token of its own");
-        self.ask_source(want).await
+        let token = self.ask_source(want).await?;
+        self.keep_alone(&token);
+        Ok(token)
     }
 
     async fn ask_source(&self, want: Want<'_>) -> Result<AccessToken, TokenError> {
@@ -363,7 +381,22 @@ where
         };
         let token = AccessToken::shared(secret.as_str(), Duration::from_millis(milliseconds));
         let useless = want.former() == Some(&token) || self.given_up().contains(&token);
-        (milliseconds >= SHORTEST_LIFE && !useless).then_some(token)
+        let usable =
+            milliseconds >= SHORTEST_LIFE && !useless && !self.is_older(layout, want, &token);
+        usable.then_some(token)
+    }
+
+    /// Whether a token in Redis is older than the one to be replaced, which Redis has never known: then that one has voided it.
+    fn is_older(&self, layout: &Layout, want: Want<'_>, token: &AccessToken) -> bool {
+        let alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let former = alone.as_ref().filter(|alone| want.former() == Some(alone));
+        // All are made for the same time, so the older one ends sooner.
+        former.is_some_and(|former| token.expires_at() + layout.early() < former.expires_at())
+    }
+
+    fn keep_alone(&self, token: &AccessToken) {
+        let mut alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        *alone = Some(token.clone());
     }
 
     fn give_up(&self, former: &AccessToken, token: &AccessToken) {
@@ -379,7 +412,7 @@ where
         }
     }
 
-    fn given_up(&self) -> std::sync::MutexGuard<'_, VecDeque<AccessToken>> {
+    fn given_up(&self) -> MutexGuard<'_, VecDeque<AccessToken>> {
         self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -148,6 +148,17 @@ mod tests {
         assert_eq!(token.encoded(), token.secret());
     }
 
+    #[cfg(feature = "redis")]
+    #[test]
+    fn a_shared_token_is_as_old_as_its_life_tells() {
+        let token = AccessToken::shared("t", Duration::from_secs(7000));
+        assert!(token.age() >= Duration::from_secs(200));
+        assert!(token.expires_in() <= Duration::from_secs(7000));
+        for life in [Duration::ZERO, Duration::from_secs(9000), Duration::MAX] {
+            assert!(AccessToken::shared("t", life).expires_in() <= life);
+        }
+    }
+
     #[test]
     fn an_endless_life_does_not_overflow() {
         assert!(AccessToken::new("t", Duration::MAX).expires_in() > Duration::from_secs(1 << 20));
