@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use support::redis_server::RedisServer;
 use support::*;
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_wechat::mock::MockWechat;
@@ -348,35 +349,38 @@ fn held() -> (impl TokenSource, Arc<Semaphore>, Arc<Notify>) {
     (source, go_on, asked)
 }
 
+/// A process that has the lease and is asking, and what lets it go on.
+async fn asking(redis: &RedisServer) -> (JoinHandle<String>, Arc<Semaphore>) {
+    let (source, go_on, asked) = held();
+    let tokens = RedisTokens::new(redis.client(), source).layout(Layout::new(KEY));
+    let tokens = TokenManager::new(tokens);
+    let asking = async move { tokens.token().await.unwrap().secret().to_owned() };
+    let asking = tokio::spawn(asking);
+    asked.notified().await;
+    (asking, go_on)
+}
+
 #[tokio::test]
 async fn who_slept_through_the_lease_does_not_overwrite_a_newer_token() {
     let redis = redis!();
-    let (source, go_on, asked) = held();
-    let tokens =
-        TokenManager::new(RedisTokens::new(redis.client(), source).layout(Layout::new(KEY)));
-    let waiting = tokio::spawn(async move { tokens.token().await });
-    asked.notified().await;
+    let (asking, go_on) = asking(&redis).await;
     // As if the lease had gone to another process, which has been quicker.
     let _: () = redis.raw(&["DEL", LEASE]).await;
     let _: () = redis
         .raw(&["SET", KEY, "S3CRET-newer", "PX", "7200000"])
         .await;
     go_on.add_permits(1);
-    assert_eq!(waiting.await.unwrap().unwrap().secret(), "S3CRET-newer");
+    assert_eq!(asking.await.unwrap(), "S3CRET-newer");
     assert_eq!(redis.raw::<String>(&["GET", KEY]).await, "S3CRET-newer");
 }
 
 #[tokio::test]
 async fn who_slept_through_the_lease_leaves_it_to_the_one_who_has_it_now() {
     let redis = redis!();
-    let (source, go_on, asked) = held();
-    let tokens =
-        TokenManager::new(RedisTokens::new(redis.client(), source).layout(Layout::new(KEY)));
-    let waiting = tokio::spawn(async move { tokens.token().await });
-    asked.notified().await;
+    let (asking, go_on) = asking(&redis).await;
     let _: () = redis.raw(&["SET", LEASE, "another", "PX", "60000"]).await;
     go_on.add_permits(1);
-    assert_eq!(waiting.await.unwrap().unwrap().secret(), "S3CRET-late");
+    assert_eq!(asking.await.unwrap(), "S3CRET-late");
     assert_eq!(redis.raw::<Option<String>>(&["GET", KEY]).await, None);
     assert_eq!(redis.raw::<String>(&["GET", LEASE]).await, "another");
 }
@@ -384,14 +388,10 @@ async fn who_slept_through_the_lease_leaves_it_to_the_one_who_has_it_now() {
 #[tokio::test]
 async fn who_lost_the_lease_to_nobody_may_write() {
     let redis = redis!();
-    let (source, go_on, asked) = held();
-    let tokens =
-        TokenManager::new(RedisTokens::new(redis.client(), source).layout(Layout::new(KEY)));
-    let waiting = tokio::spawn(async move { tokens.token().await });
-    asked.notified().await;
+    let (asking, go_on) = asking(&redis).await;
     let _: () = redis.raw(&["DEL", LEASE]).await;
     go_on.add_permits(1);
-    assert_eq!(waiting.await.unwrap().unwrap().secret(), "S3CRET-late");
+    assert_eq!(asking.await.unwrap(), "S3CRET-late");
     assert_eq!(redis.raw::<String>(&["GET", KEY]).await, "S3CRET-late");
 }
 

@@ -65,10 +65,12 @@
 
 mod announcements;
 mod connection;
+mod known;
 mod layout;
 mod lease;
 mod outage;
 mod scripts;
+mod share;
 mod tokens;
 
 pub use self::layout::Layout;

@@ -1,0 +1,59 @@
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::token::AccessToken;
+
+/// What this process knows of tokens, and Redis does not: what it did while Redis was away has not reached it.
+#[derive(Default)]
+pub(super) struct Known {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    given_up: VecDeque<AccessToken>,
+    /// The last token that this process got and could not share.
+    alone: Option<AccessToken>,
+}
+
+impl Known {
+    /// Whether `token`, out of Redis, will not do in place of `former`. Its key ends `early`, before it does.
+    pub(super) fn useless(
+        &self,
+        token: &AccessToken,
+        former: Option<&AccessToken>,
+        early: Duration,
+    ) -> bool {
+        let state = self.lock();
+        if former == Some(token) || state.given_up.contains(token) {
+            return true;
+        }
+        // Where Redis has never known the former, that one may have voided this one. All are made for the same time, so the older
+        // one ends sooner.
+        let alone = state.alone.as_ref().filter(|alone| former == Some(alone));
+        alone.is_some_and(|alone| token.expires_at() + early < alone.expires_at())
+    }
+
+    /// This process goes from `former` to `token`.
+    pub(super) fn give_up(&self, former: &AccessToken, token: &AccessToken) {
+        /// Each was good for a while, so old ones are no longer in Redis.
+        const MOST: usize = 8;
+
+        let given_up = &mut self.lock().given_up;
+        // `stable_token` may give one again, and means it.
+        given_up.retain(|other| other != former && other != token);
+        if former != token {
+            given_up.truncate(MOST - 1);
+            given_up.push_front(former.clone());
+        }
+    }
+
+    pub(super) fn keep_alone(&self, token: &AccessToken) {
+        self.lock().alone = Some(token.clone());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
