@@ -59,7 +59,7 @@ mod recorded {
         );
         describe_counter!(
             REFRESHES,
-            "Token requests, by account, by why a token was wanted and by how it ended"
+            "Times that the token source was asked, by account, by why a token was wanted and by how it ended"
         );
         describe_counter!(
             SHARED,

@@ -691,6 +691,105 @@ async fn a_token_that_came_when_redis_had_gone_is_used_and_the_next_one_is_share
     assert_eq!(tokens.refresh(&late).await.unwrap().secret(), "S3CRET-1");
 }
 
+#[test]
+fn a_runtime_that_is_gone_takes_nothing_with_it() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let issuer = Issuer::default();
+    let server = runtime();
+    let Some(redis) = server.block_on(RedisServer::start()) else {
+        return;
+    };
+    let tokens = issuer.shared_in(&redis).outage(Outage::Fail);
+    let first = runtime().block_on(tokens.issue(None)).unwrap();
+    // The connection went with the runtime that it was made on.
+    let second = runtime().block_on(tokens.issue(Some(&first))).unwrap();
+    assert_eq!(second.secret(), "S3CRET-2");
+}
+
+#[tokio::test]
+async fn scripts_that_redis_has_forgotten_are_told_it_again() {
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let tokens = issuer.shared_in(&redis).outage(Outage::Fail);
+    let mut token = tokens.issue(None).await.unwrap();
+    for _ in 0..3 {
+        let _: () = redis.raw(&["SCRIPT", "FLUSH"]).await;
+        token = tokens.issue(Some(&token)).await.unwrap();
+    }
+    assert_eq!(issuer.issued(), 4);
+}
+
+#[tokio::test]
+async fn the_newer_protocol_of_redis_will_do() {
+    let redis = redis!();
+    let issuer = slow();
+    let client = || redis::Client::open(format!("{}?protocol=resp3", redis.url())).unwrap();
+    let process = || RedisTokens::new(client(), issuer.source()).layout(Layout::new(KEY));
+    let (one, other) = (process(), process());
+    let (one, other) = tokio::join!(one.issue(None), other.issue(None));
+    assert_eq!(one.unwrap(), other.unwrap());
+    assert_eq!(issuer.issued(), 1);
+}
+
+#[tokio::test]
+async fn no_setting_is_too_large_or_too_small() {
+    let redis = redis!();
+    for extreme in [Duration::ZERO, Duration::MAX] {
+        for burst in [1, u32::MAX] {
+            let _: () = redis.raw(&["FLUSHALL"]).await;
+            let issuer = Issuer::default();
+            let tokens = issuer
+                .shared_in(&redis)
+                .layout(Layout::new(KEY).ends_early(extreme))
+                .lease(extreme)
+                .timeout(extreme.max(Duration::from_secs(1)))
+                .refresh_budget(burst, extreme);
+            let first = tokens.issue(None).await.unwrap();
+            let second = tokens.issue(Some(&first)).await.unwrap();
+            assert_eq!(second.secret(), "S3CRET-2");
+            tokens.renew(&second).await.unwrap();
+        }
+    }
+    // Without any time Redis is away.
+    let tokens = Issuer::default().shared_in(&redis).timeout(Duration::ZERO);
+    assert_eq!(tokens.issue(None).await.unwrap().secret(), "S3CRET-1");
+}
+
+/// Announced, that is, and not found by looking from time to time; and who waits does not ask Redis all the time.
+#[tokio::test]
+async fn who_waits_asks_redis_a_few_times_a_second() {
+    let redis = redis!();
+    let (asking, go_on) = asking(&redis).await;
+    let tokens = Issuer::default().process(&redis);
+    let waiting = tokio::spawn(async move { tokens.token().await });
+    while redis
+        .raw::<Vec<String>>(&["PUBSUB", "CHANNELS"])
+        .await
+        .is_empty()
+    {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let before = redis.commands().await;
+    sleep(Duration::from_secs(2)).await;
+    let commands = redis.commands().await - before;
+    assert!(commands < 100, "{commands} in 2 s");
+    go_on.add_permits(1);
+    let token = waiting.await.unwrap().unwrap();
+    assert_eq!(token.secret(), asking.await.unwrap());
+    assert_eq!(token.secret(), "S3CRET-late");
+    // The subscription has gone with the wait.
+    while !redis
+        .raw::<Vec<String>>(&["PUBSUB", "CHANNELS"])
+        .await
+        .is_empty()
+    {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_of_redis_is_told_in_its_words_and_heals() {
     let redis = redis!();

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisFuture,
-    RetryMethod, ScriptInvocation, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError,
+    RedisFuture, RetryMethod, ScriptInvocation, Value,
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -78,7 +78,8 @@ impl Server {
     }
 
     pub(super) fn set_timeout(&mut self, timeout: Duration) {
-        self.timeout = timeout;
+        // Longer ones would overflow an instant, and no manager waits that long.
+        self.timeout = timeout.min(Duration::from_secs(24 * 60 * 60));
     }
 
     /// Where announcements can be listened to.
@@ -192,6 +193,12 @@ impl ConnectionLike for Connection {
 
 /// Whether another connection, or a moment's patience, may help: with a Redis that starts, or hands over to another.
 fn may_pass(error: &RedisError) -> bool {
+    if matches!(
+        error.kind(),
+        ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig
+    ) {
+        return false;
+    }
     error.is_io_error()
         || error.is_unrecoverable_error()
         || !matches!(error.retry_method(), RetryMethod::NoRetry)
@@ -223,7 +230,7 @@ pub(super) fn text(error: &RedisError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use redis::{ErrorKind, ServerErrorKind};
+    use redis::ServerErrorKind;
 
     use super::*;
 

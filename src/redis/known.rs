@@ -32,7 +32,8 @@ impl Known {
         // Where Redis has never known the former, that one may have voided this one. All are made for the same time, so the older
         // one ends sooner.
         let alone = state.alone.as_ref().filter(|alone| former == Some(alone));
-        alone.is_some_and(|alone| token.expires_at() + early < alone.expires_at())
+        let ends = token.expires_at().checked_add(early);
+        alone.is_some_and(|alone| ends.is_some_and(|ends| ends < alone.expires_at()))
     }
 
     /// This process goes from `former` to `token`.

@@ -55,9 +55,10 @@
 //!
 //! # Redis itself
 //!
-//! Use the crate `redis` of version 1. Add its features for TLS (`tokio-rustls-comp`, for `rediss://`); for a cluster
-//! (`cluster-async`), Sentinel or a connection of your own see [`RedisTokens::with_connection`]. The server needs scripts (`EVALSHA`)
-//! of Redis 5 or later, or of Valkey.
+//! Use the crate `redis` of version 1. For `rediss://` add its feature `tokio-rustls-comp`. rustls then wants one provider of
+//! cryptography: in a program with none, or with two, call `rustls::crypto::ring::default_provider().install_default()` first, or
+//! connecting panics. For a cluster (`cluster-async`), Sentinel or a connection of your own see [`RedisTokens::with_connection`].
+//! The server needs scripts (`EVALSHA`) of Redis 5 or later, or of Valkey.
 //!
 //! With the feature `metrics` the counter `wechat_shared_tokens_total` has a `result` for each question: `shared` (it stood in
 //! Redis), `issued` (this process got it), `superseded` (it slept through its lease), `not_stored`, `failed` (the source did),

@@ -81,6 +81,7 @@ where
         let mut seen = Found::Nothing;
         let started_at = Instant::now();
         let mut claimed_at = started_at;
+        let mut claimed_twice = false;
         let mut answer = self.server.run(&scripts::read(layout)).await?;
         loop {
             match answer {
@@ -113,8 +114,10 @@ where
                     self.count("over_budget");
                     return Err(Failure::Token(TokenError::OverBudget));
                 }
-                // Halted since it was asked for, it may be over by now.
-                Answer::Leased if claimed_at.elapsed() >= self.lease => {}
+                // Halted since it was asked for, it may be over by now. Once is enough: Redis may be slow.
+                Answer::Leased if !claimed_twice && claimed_at.elapsed() >= self.lease => {
+                    claimed_twice = true;
+                }
                 Answer::Leased | Answer::Stored => {
                     let lease = Lease::new(&self.server, layout, owner, self.lease);
                     return self.get_with(lease, layout, &seen, want).await;
