@@ -470,6 +470,13 @@ async fn while_we_refresh_wxjavas_lock_is_taken() {
         "60000",
     ];
     assert_eq!(redis.raw::<Option<String>>(lock).await, None);
+    // With Jedis it breaks what is no UUID and a time to come.
+    let ours: String = redis.raw(&["GET", LOCK]).await;
+    let (uuid, until) = ours.split_once(':').unwrap();
+    let lengths: Vec<_> = uuid.split('-').map(str::len).collect();
+    assert_eq!(lengths, [8, 4, 4, 4, 12]);
+    let until = Duration::from_millis(until.parse().unwrap());
+    assert!(until > std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap());
     go_on.add_permits(1);
     waiting.await.unwrap().unwrap();
     assert_eq!(

@@ -76,11 +76,10 @@ impl Layout {
     ///
     /// The token is a plain string at `PREFIX:access_token:APPID`, the prefix being `wx` unless yours is another (`wa` for
     /// mini programs). Its TTL ends 200 s before the token does, as WxJava has it. The lease is WxJava's lock,
-    /// `PREFIX:lock:APPID:accessTokenLock`, in the form of its `RedisTemplateSimpleDistributedLock`: while one side asks WeChat
+    /// `PREFIX:lock:APPID:accessTokenLock`, in a form that it takes with `RedisTemplate` and with Jedis: while one side asks WeChat
     /// the other waits.
     ///
-    /// WxJava on Redisson keeps that lock in another form. This program waits for such a lock, but Redisson fails on a string
-    /// at its key: give [`lease`](Layout::lease) another key then, at the price of a token request too many where both
+    /// With Redisson that lock has another form. This program waits for such a lock, but Redisson fails on a string at its key: give [`lease`](Layout::lease) another key then, at the price of a token request too many where both
     /// sides refresh at one moment. The same goes for a Redis Cluster, unless the prefix has a hash tag.
     ///
     /// ```

@@ -2,7 +2,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::time::sleep;
@@ -10,6 +10,21 @@ use tokio::time::sleep;
 use super::connection::{Server, text};
 use super::layout::Layout;
 use super::scripts::{self, Terms};
+
+/// What nobody else writes into a lease.
+///
+/// In the form of a lock of the Java library jedis-lock, which WxJava has taken over: it breaks a lock whose value is not a UUID and
+/// a time to come, in milliseconds since 1970. When the lease really is over is up to its key.
+pub(super) fn new_owner() -> String {
+    /// As long as one of jedis-lock's.
+    const LONG: Duration = Duration::from_secs(60);
+
+    let digits = format!("{:032x}", fastrand::u128(..));
+    let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)];
+    let uuid = parts.map(|(from, to)| &digits[from..to]).join("-");
+    let until = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default() + LONG;
+    format!("{uuid}:{}", until.as_millis())
+}
 
 /// The right to ask for a new token, until it is over or given back.
 ///

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::announcements::Announcements;
 use super::connection::text;
 use super::layout::Layout;
-use super::lease::Lease;
+use super::lease::{self, Lease};
 use super::outage::Outage;
 use super::scripts::{self, Answer, Found, Terms};
 use super::tokens::RedisTokens;
@@ -76,7 +76,7 @@ where
         layout: &Arc<Layout>,
         want: Want<'_>,
     ) -> Result<AccessToken, Failure> {
-        let owner = format!("{:032x}", fastrand::u128(..));
+        let owner = lease::new_owner();
         let mut announcements = None;
         let mut seen = Found::Nothing;
         let started_at = Instant::now();
