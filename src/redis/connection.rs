@@ -1,4 +1,4 @@
-//! The way to Redis: one connection, opened when it is needed and again when it has failed.
+//! The way to Redis: one connection, opened when it is needed, closed when it is not, and opened again when it has failed.
 
 use std::error::Error as StdError;
 use std::io;
@@ -149,7 +149,9 @@ impl Server {
         }
     }
 
-    fn close(&self) {
+    /// Between two questions lie hours: a connection kept for so long may be dead without anybody knowing, and with many accounts
+    /// there would be many.
+    pub(super) fn close(&self) {
         if let Way::Client(opened) = &self.way {
             *opened.lock() = None;
         }

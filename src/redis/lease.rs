@@ -115,7 +115,10 @@ impl Drop for Lease {
         if let Ok(runtime) = Handle::try_current() {
             let (server, layout) = (Arc::clone(&self.server), Arc::clone(&self.layout));
             let owner = std::mem::take(&mut self.owner);
-            runtime.spawn(async move { give_back(&server, &layout, &owner).await });
+            runtime.spawn(async move {
+                give_back(&server, &layout, &owner).await;
+                server.close();
+            });
         }
     }
 }

@@ -244,3 +244,56 @@ fn milliseconds(duration: Duration) -> u64 {
         .unwrap_or(LONGEST)
         .clamp(1, LONGEST)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Nil),
+            Just(Value::Okay),
+            any::<i64>().prop_map(Value::Int),
+            any::<bool>().prop_map(Value::Boolean),
+            vec(any::<u8>(), 0..32).prop_map(Value::BulkString),
+            Just(Value::BulkString(b"found".to_vec())),
+            Just(Value::BulkString(b"value:78_Zx0".to_vec())),
+            Just(Value::BulkString(b"taken".to_vec())),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| vec(inner, 0..4).prop_map(Value::Array))
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_of_redis_is_read_or_refused(value in any_value()) {
+            let _ = Answer::from_redis_value(value);
+        }
+
+        #[test]
+        fn what_is_found_is_told_back_as_it_is(value: Vec<u8>) {
+            let told = [b"value:", value.as_slice()].concat();
+            let found = Found::read(told.clone()).unwrap();
+            prop_assert_eq!(&*found.to_arg(), &told);
+        }
+
+        #[test]
+        fn any_time_is_one_that_redis_takes(time: Duration) {
+            let milliseconds = milliseconds(time);
+            prop_assert!((1..=10 * 366 * 24 * 60 * 60 * 1000).contains(&milliseconds));
+        }
+    }
+
+    #[test]
+    fn a_lease_that_is_taken_for_less_than_no_time_is_over() {
+        let taken = |milliseconds| {
+            let kind = Value::BulkString(b"taken".to_vec());
+            let nothing = Value::BulkString(Vec::new());
+            Answer::from_redis_value(Value::Array(vec![kind, nothing, Value::Int(milliseconds)]))
+        };
+        assert!(matches!(taken(-2), Ok(Answer::Taken(Duration::ZERO))));
+        assert!(matches!(taken(i64::MAX), Ok(Answer::Taken(_))));
+    }
+}

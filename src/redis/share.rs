@@ -60,7 +60,9 @@ where
                  RedisTokens::layout(Layout::new(…))",
             ));
         };
-        let token = match self.get_shared(layout, want).await {
+        let shared = self.get_shared(layout, want).await;
+        self.server.close();
+        let token = match shared {
             Ok(token) => token,
             Err(Failure::Token(error)) => return Err(error),
             Err(Failure::Redis(error)) => self.get_alone(want, error).await?,

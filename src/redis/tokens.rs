@@ -59,8 +59,8 @@ where
 {
     /// Shares the tokens of `source` in the Redis of `client`.
     ///
-    /// They stand where [`Layout`] says, under the source's appid. One connection is opened when it is needed, and again when it has
-    /// failed; and another for as long as this process waits for one that gets a token.
+    /// They stand where [`Layout`] says, under the source's appid. A connection is opened when a token is wanted and closed when it is
+    /// there; another one listens for as long as this process waits for one that gets a token.
     pub fn new(client: Client, source: T) -> Self {
         RedisTokens::over(Server::new(client), source)
     }
