@@ -641,6 +641,21 @@ async fn what_was_given_up_while_redis_was_away_is_not_taken_from_it_later() {
     assert_eq!(redis.raw::<String>(&["GET", KEY]).await, third.secret());
 }
 
+/// A failover to a replica that had not heard of the latest.
+#[tokio::test]
+async fn a_token_that_redis_gives_again_after_it_was_replaced_is_not_taken() {
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let tokens = issuer.shared_in(&redis);
+    let first = tokens.issue(None).await.unwrap();
+    let second = tokens.issue(Some(&first)).await.unwrap();
+    let _: () = redis
+        .raw(&["SET", KEY, first.secret(), "PX", "7200000"])
+        .await;
+    let third = tokens.issue(Some(&second)).await.unwrap();
+    assert_eq!(third.secret(), "S3CRET-3");
+}
+
 /// Another process has got one while this one was cut off, and this one's own has voided that.
 #[tokio::test]
 async fn a_shared_token_older_than_a_rejected_one_of_this_processs_own_is_not_taken() {
