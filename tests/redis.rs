@@ -641,6 +641,21 @@ async fn what_was_given_up_while_redis_was_away_is_not_taken_from_it_later() {
     assert_eq!(redis.raw::<String>(&["GET", KEY]).await, third.secret());
 }
 
+#[tokio::test]
+async fn a_token_that_is_asked_for_while_redis_starts_again_is_shared_all_the_same() {
+    let Some(mut redis) = RedisServer::that_keeps_data().await else {
+        return;
+    };
+    let (asking, go_on) = asking(&redis).await;
+    redis.restart().await;
+    go_on.add_permits(1);
+    assert_eq!(asking.await.unwrap(), "S3CRET-late");
+    assert_eq!(
+        redis.raw::<Option<String>>(&["GET", KEY]).await.as_deref(),
+        Some("S3CRET-late")
+    );
+}
+
 /// A failover to a replica that had not heard of the latest.
 #[tokio::test]
 async fn a_token_that_redis_gives_again_after_it_was_replaced_is_not_taken() {
