@@ -1222,6 +1222,88 @@ async fn m6_past_the_budget_one_warn_is_given_and_not_one_for_each_call() {
     assert_eq!(logs.warnings(OVER_BUDGET), 1);
 }
 
+/// A source whose renewals fail, slowly, and which gives tokens otherwise: `1`, `2` and so on.
+struct NoRenewals(AtomicUsize);
+
+impl TokenSource for NoRenewals {
+    async fn issue(&self, _rejected: Option<&AccessToken>) -> Result<AccessToken, TokenError> {
+        let number = self.0.fetch_add(1, Ordering::SeqCst) + 1;
+        Ok(AccessToken::new(number.to_string(), secs(7200)))
+    }
+
+    async fn renew(&self, _current: &AccessToken) -> Result<AccessToken, TokenError> {
+        sleep(secs(1)).await;
+        Err(TokenError::other("the store is away"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn m5_renewals_that_failed_hold_nobody_back_who_has_no_token() {
+    // Whenever the last of them was.
+    for _ in 0..20 {
+        let tokens = TokenManager::new(NoRenewals(AtomicUsize::new(0)));
+        let fresh = tokens.keep_fresh();
+        let first = tokens.token().await.unwrap();
+        sleep(first.expires_in() - millis(1)).await;
+        drop(fresh);
+        sleep(millis(2)).await;
+        assert_eq!(tokens.token().await.unwrap().secret(), "2");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn m5_a_refresh_that_comes_during_a_renewal_that_fails_asks_for_itself() {
+    let tokens = TokenManager::new(NoRenewals(AtomicUsize::new(0)));
+    let first = tokens.token().await.unwrap();
+    sleep(secs(7100)).await;
+    assert_eq!(at_once(&tokens), first, "and a renewal is set off");
+    assert_eq!(tokens.refresh(&first).await.unwrap().secret(), "2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn m6_past_a_budget_of_the_sources_a_token_that_is_over_is_replaced_all_the_same() {
+    let source = source_fn(|rejected: Option<AccessToken>| async move {
+        match rejected.filter(|rejected| !rejected.expires_in().is_zero()) {
+            Some(_) => Err(TokenError::OverBudget),
+            None => Ok(AccessToken::new("first", secs(60))),
+        }
+    });
+    let tokens = TokenManager::builder(source)
+        .refresh_budget(1000, millis(1))
+        .build();
+    let first = tokens.token().await.unwrap();
+    while !first.expires_in().is_zero() {
+        tokens.refresh(&first).await.unwrap_err();
+        sleep(millis(50)).await;
+    }
+    tokens.token().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn m6_past_a_budget_of_the_sources_it_is_asked_once_a_second() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let source = source_fn(move |rejected: Option<AccessToken>| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            match rejected {
+                Some(_) => Err(TokenError::OverBudget),
+                None => Ok(AccessToken::new("only", secs(7200))),
+            }
+        }
+    });
+    let tokens = TokenManager::builder(source)
+        .refresh_budget(1_000_000, millis(1))
+        .build();
+    let only = tokens.token().await.unwrap();
+    for _ in 0..1000 {
+        tokens.refresh(&only).await.unwrap_err();
+        sleep(millis(10)).await;
+    }
+    let asked = asked.load(Ordering::SeqCst);
+    assert!((10..=12).contains(&asked), "{asked} in 10 s");
+}
+
 #[tokio::test(start_paused = true)]
 async fn m6_past_a_budget_of_the_sources_one_warn_is_given_too() {
     let logs = Logs::capture();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use support::redis_server::RedisServer;
+use support::redis_server::{RedisServer, Wire};
 use support::*;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
@@ -251,7 +251,8 @@ async fn a_first_token_and_a_renewal_cost_nothing_of_the_budget() {
 async fn what_is_no_token_is_replaced() {
     let redis = redis!();
     let large = "x".repeat(20_000);
-    let garbage: [&[&str]; 6] = [
+    let garbage: [&[&str]; 7] = [
+        &["SETRANGE", KEY, "5000000", "x"],
         &["SET", KEY, "", "PX", "90000"],
         &["SET", KEY, "two words", "PX", "90000"],
         &["SET", KEY, &large, "PX", "90000"],
@@ -654,6 +655,97 @@ async fn a_token_that_is_asked_for_while_redis_starts_again_is_shared_all_the_sa
         redis.raw::<Option<String>>(&["GET", KEY]).await.as_deref(),
         Some("S3CRET-late")
     );
+}
+
+#[tokio::test]
+async fn attempts_that_wechat_was_too_busy_for_cost_the_budget_nothing() {
+    let redis = redis!();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let source = source_fn(move |rejected: Option<AccessToken>| {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if rejected.is_some() && number < 3 {
+                return Err(TokenError::api(-1, "system error"));
+            }
+            Ok(AccessToken::new(format!("S3CRET-{number}"), TWO_HOURS))
+        }
+    });
+    let tokens = RedisTokens::new(redis.client(), source)
+        .layout(Layout::new(KEY))
+        .refresh_budget(1, Duration::from_secs(3600));
+    let tokens = TokenManager::new(tokens);
+    let first = tokens.token().await.unwrap();
+    assert_eq!(tokens.refresh(&first).await.unwrap().secret(), "S3CRET-3");
+    let level: u64 = redis.raw(&["PTTL", "tokens:{wx1}:refreshes"]).await;
+    assert!(level <= 3_600_000, "one unit: {level} ms");
+}
+
+#[tokio::test]
+async fn a_rejected_token_that_is_over_costs_the_budget_nothing() {
+    let redis = redis!();
+    let tokens = Issuer::default()
+        .shared_in(&redis)
+        .refresh_budget(0, Duration::from_secs(1));
+    let over = AccessToken::new("S3CRET-over", Duration::ZERO);
+    tokens.issue(Some(&over)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_is_asked_for_while_redis_loses_its_data_is_shared_all_the_same() {
+    let redis = redis!();
+    let _: () = redis.raw(&["SET", KEY, "nearly-over", "PX", "900"]).await;
+    let (asking, go_on) = asking(&redis).await;
+    let _: () = redis.raw(&["FLUSHALL"]).await;
+    go_on.add_permits(1);
+    assert_eq!(asking.await.unwrap(), "S3CRET-late");
+    assert_eq!(
+        redis.raw::<Option<String>>(&["GET", KEY]).await.as_deref(),
+        Some("S3CRET-late")
+    );
+}
+
+#[tokio::test]
+async fn a_renewal_is_not_by_a_token_that_ends_sooner() {
+    let redis = redis!();
+    let tokens = Issuer::default().shared_in(&redis);
+    let _: () = redis.raw(&["SET", KEY, "older", "PX", "60000"]).await;
+    let current = AccessToken::new("current", Duration::from_secs(250));
+    assert_eq!(tokens.renew(&current).await.unwrap().secret(), "S3CRET-1");
+}
+
+#[tokio::test]
+async fn a_lease_whose_grant_was_never_heard_of_is_given_back() {
+    let redis = redis!();
+    let tokens = Arc::new(
+        Issuer::default()
+            .shared_in(&redis)
+            .lease(Duration::from_secs(3600)),
+    );
+    // Wherever it is dropped.
+    for step in 0..40 {
+        let _ = tokio::time::timeout(Duration::from_micros(100 * step), tokens.issue(None)).await;
+        while redis.raw::<bool>(&["EXISTS", LEASE]).await {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let _: () = redis.raw(&["DEL", KEY]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_answers_no_more_is_not_kept_however_impatient_the_manager_is() {
+    let redis = redis!();
+    let wire = Wire::to(redis.address()).await;
+    let issuer = Issuer::default();
+    let tokens = RedisTokens::new(wire.client(), issuer.source()).layout(Layout::new(KEY));
+    let tokens = TokenManager::builder(tokens)
+        .issue_timeout(Duration::from_millis(300))
+        .build();
+    let first = tokens.token().await.unwrap();
+    wire.cut(true);
+    tokens.refresh(&first).await.unwrap_err();
+    wire.cut(false);
+    assert_eq!(tokens.refresh(&first).await.unwrap().secret(), "S3CRET-2");
 }
 
 /// A failover to a replica that had not heard of the latest.

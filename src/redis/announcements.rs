@@ -50,8 +50,11 @@ impl Announcements {
             .min(left + Duration::from_millis(10).mul_f64(apart));
         match self {
             Announcements::Heard(messages) => {
-                if let Ok(None) = timeout(look_after, messages.next()).await {
-                    *self = Announcements::Unheard;
+                match timeout(look_after, messages.next()).await {
+                    // Not all look at the same moment, and nobody as often as somebody else may announce.
+                    Ok(Some(_)) => sleep(Duration::from_millis(5).mul_f64(apart)).await,
+                    Ok(None) => *self = Announcements::Unheard,
+                    Err(_) => {}
                 }
             }
             Announcements::Unheard => sleep(look_after).await,

@@ -149,12 +149,26 @@ impl Server {
         }
     }
 
+    /// Closes the connection when this is dropped, however it comes to that.
+    ///
     /// Between two questions lie hours: a connection kept for so long may be dead without anybody knowing, and with many accounts
     /// there would be many.
-    pub(super) fn close(&self) {
+    pub(super) fn closing(&self) -> Closing<'_> {
+        Closing(self)
+    }
+
+    fn close(&self) {
         if let Way::Client(opened) = &self.way {
             *opened.lock() = None;
         }
+    }
+}
+
+pub(super) struct Closing<'a>(&'a Server);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

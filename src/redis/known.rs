@@ -2,6 +2,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::share::Want;
 use crate::token::AccessToken;
 
 /// What this process knows of tokens, and Redis does not: what it did while Redis was away has not reached it.
@@ -18,22 +19,22 @@ struct State {
 }
 
 impl Known {
-    /// Whether `token`, out of Redis, will not do in place of `former`. Its key ends `early`, before it does.
-    pub(super) fn useless(
-        &self,
-        token: &AccessToken,
-        former: Option<&AccessToken>,
-        early: Duration,
-    ) -> bool {
+    /// Whether `token`, out of Redis, will not do for `want`. Its key ends `early`, before it does.
+    pub(super) fn useless(&self, token: &AccessToken, want: Want<'_>, early: Duration) -> bool {
+        let former = want.former();
         let state = self.lock();
         if former == Some(token) || state.given_up.contains(token) {
             return true;
         }
-        // Where Redis has never known the former, that one may have voided this one. All are made for the same time, so the older
-        // one ends sooner.
-        let alone = state.alone.as_ref().filter(|alone| former == Some(alone));
+        // All are made for the same time, so what ends sooner is older. It is no renewal; and where Redis has never known the former,
+        // that one may have voided it.
+        let newest = match want {
+            Want::Any => None,
+            Want::Instead(rejected) => state.alone.as_ref().filter(|alone| *alone == rejected),
+            Want::After(current) => Some(current),
+        };
         let ends = token.expires_at().checked_add(early);
-        alone.is_some_and(|alone| ends.is_some_and(|ends| ends < alone.expires_at()))
+        newest.is_some_and(|newest| ends.is_some_and(|ends| ends < newest.expires_at()))
     }
 
     /// This process goes from `former` to `token`.

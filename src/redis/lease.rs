@@ -9,13 +9,13 @@ use tokio::time::sleep;
 
 use super::connection::{Server, text};
 use super::layout::Layout;
-use super::scripts::{self, Terms};
+use super::scripts::{self, Price, Terms};
 
 /// What nobody else writes into a lease.
 ///
 /// In the form of a lock of the Java library jedis-lock, which WxJava has taken over: it breaks a lock whose value is not a UUID and
 /// a time to come, in milliseconds since 1970. When the lease really is over is up to its key.
-pub(super) fn new_owner() -> String {
+fn new_owner() -> String {
     /// As long as one of jedis-lock's.
     const LONG: Duration = Duration::from_secs(60);
 
@@ -34,22 +34,17 @@ pub(super) struct Lease {
     layout: Arc<Layout>,
     owner: String,
     lasts: Duration,
-    over: bool,
+    held: bool,
 }
 
 impl Lease {
-    pub(super) fn new(
-        server: &Arc<Server>,
-        layout: &Arc<Layout>,
-        owner: String,
-        lasts: Duration,
-    ) -> Self {
+    pub(super) fn new(server: &Arc<Server>, layout: &Arc<Layout>, lasts: Duration) -> Self {
         Lease {
             server: Arc::clone(server),
             layout: Arc::clone(layout),
-            owner,
+            owner: new_owner(),
             lasts,
-            over: false,
+            held: false,
         }
     }
 
@@ -96,35 +91,39 @@ impl Lease {
         }
     }
 
-    /// There is nothing to give back any more.
-    pub(super) fn end(mut self) {
-        self.over = true;
+    /// Whether there may be something to give back: from when it is asked for until it is known to be somebody else's, or over.
+    pub(super) fn hold(&mut self, hold: bool) {
+        self.held = hold;
     }
 
-    pub(super) async fn give_back(mut self) {
-        self.over = true;
-        give_back(&self.server, &self.layout, &self.owner).await;
+    /// Gives it back, and `refund` to the budget.
+    pub(super) async fn give_back(mut self, refund: Option<Price>) {
+        give_back(&self.server, &self.layout, &self.owner, refund).await;
+        self.held = false;
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.over {
+        if !self.held {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {
             let (server, layout) = (Arc::clone(&self.server), Arc::clone(&self.layout));
             let owner = std::mem::take(&mut self.owner);
             runtime.spawn(async move {
-                give_back(&server, &layout, &owner).await;
-                server.close();
+                let _closing = server.closing();
+                give_back(&server, &layout, &owner, None).await;
             });
         }
     }
 }
 
-async fn give_back(server: &Server, layout: &Layout, owner: &str) {
-    match server.run::<i64>(&scripts::release(layout, owner)).await {
+async fn give_back(server: &Server, layout: &Layout, owner: &str, refund: Option<Price>) {
+    match server
+        .run::<i64>(&scripts::release(layout, owner, refund))
+        .await
+    {
         Ok(_) => server.announce(layout.channel()).await,
         Err(error) => tracing::debug!(
             error = text(&error),

@@ -19,7 +19,7 @@ local ttl = redis.call('PTTL', KEYS[1])
 local found = 'foreign'
 if not value then
   found = 'nothing'
-elseif type(value) == 'string' then
+elseif type(value) == 'string' and #value <= 65536 then
   found = 'value:' .. value
 end
 "
@@ -80,21 +80,31 @@ return 0
     )
 });
 
-/// Gives the lease back, if it still is the owner's.
+/// Gives the lease back, if it still is the owner's; and `ARGV[2]` milliseconds of the budget.
 static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-if redis.pcall('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then
+  return 0
 end
-return 0
+local back = tonumber(ARGV[2])
+if back > 0 then
+  local level = redis.call('PTTL', KEYS[2]) - back
+  if level > 0 then
+    redis.call('PEXPIRE', KEYS[2], string.format('%.0f', level))
+  else
+    redis.call('DEL', KEYS[2])
+  end
+end
+return redis.call('DEL', KEYS[1])
 ",
     )
 });
 
 /// Writes the token (`ARGV[3]`) and gives the lease back.
 ///
-/// An owner whose lease is gone may write only if nobody holds one now and the token is what it was (`ARGV[2]`).
+/// An owner whose lease is gone may write only if nobody holds one now, and the token is what it was (`ARGV[2]`) or gone as well, as
+/// after a restart of Redis.
 static STORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         look!(),
@@ -103,7 +113,7 @@ local holder = redis.pcall('GET', KEYS[2])
 if found == 'value:' .. ARGV[3] and holder ~= ARGV[1] then
   return {'stored', '', 0}
 end
-if holder ~= ARGV[1] and (holder or found ~= ARGV[2]) then
+if holder ~= ARGV[1] and (holder or (found ~= ARGV[2] and found ~= 'nothing')) then
   return {'found', found, ttl}
 end
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
@@ -119,7 +129,7 @@ return {'stored', '', 0}
 #[derive(Clone, PartialEq)]
 pub(super) enum Found {
     Nothing,
-    /// A key of another type than a string.
+    /// A key of another type than a string, or larger than any token.
     Foreign,
     Value(Zeroizing<Vec<u8>>),
 }
@@ -215,9 +225,14 @@ pub(super) fn prolong(layout: &Layout, terms: &Terms<'_>) -> ScriptInvocation<'s
     prolong
 }
 
-pub(super) fn release(layout: &Layout, owner: &str) -> ScriptInvocation<'static> {
+pub(super) fn release(
+    layout: &Layout,
+    owner: &str,
+    refund: Option<Price>,
+) -> ScriptInvocation<'static> {
     let mut release = RELEASE.key(layout.lease_key());
-    release.arg(owner);
+    release.key(layout.refreshes_key()).arg(owner);
+    release.arg(refund.map_or(0, |price| milliseconds(price.per)));
     release
 }
 

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::announcements::Announcements;
 use super::connection::text;
 use super::layout::Layout;
-use super::lease::{self, Lease};
+use super::lease::Lease;
 use super::outage::Outage;
-use super::scripts::{self, Answer, Found, Terms};
+use super::scripts::{self, Answer, Found, Price, Terms};
 use super::tokens::RedisTokens;
 use crate::metrics;
 use crate::token::{AccessToken, ClientError, TokenError, TokenSource};
@@ -29,7 +29,7 @@ pub(super) enum Want<'a> {
 
 impl<'a> Want<'a> {
     /// The token that will not do.
-    fn former(self) -> Option<&'a AccessToken> {
+    pub(super) fn former(self) -> Option<&'a AccessToken> {
         match self {
             Want::Any => None,
             Want::Instead(token) | Want::After(token) => Some(token),
@@ -60,8 +60,10 @@ where
                  RedisTokens::layout(Layout::new(…))",
             ));
         };
-        let shared = self.get_shared(layout, want).await;
-        self.server.close();
+        let shared = {
+            let _closing = self.server.closing();
+            self.get_shared(layout, want).await
+        };
         let token = match shared {
             Ok(token) => token,
             Err(Failure::Token(error)) => return Err(error),
@@ -78,7 +80,11 @@ where
         layout: &Arc<Layout>,
         want: Want<'_>,
     ) -> Result<AccessToken, Failure> {
-        let owner = lease::new_owner();
+        let mut lease = Lease::new(&self.server, layout, self.lease);
+        let price = match want {
+            Want::Instead(rejected) if !rejected.expires_in().is_zero() => self.price,
+            _ => None,
+        };
         let mut announcements = None;
         let mut seen = Found::Nothing;
         let started_at = Instant::now();
@@ -121,27 +127,28 @@ where
                     claimed_twice = true;
                 }
                 Answer::Leased | Answer::Stored => {
-                    let lease = Lease::new(&self.server, layout, owner, self.lease);
-                    return self.get_with(lease, layout, &seen, want).await;
+                    return self.get_with(lease, price, layout, &seen, want).await;
                 }
             }
             let terms = Terms {
-                owner: &owner,
+                owner: lease.owner(),
                 lease: self.lease,
-                price: self.price.filter(|_| matches!(want, Want::Instead(_))),
+                price,
             };
+            let claim = scripts::claim(layout, &seen, &terms);
             claimed_at = Instant::now();
-            answer = self
-                .server
-                .run(&scripts::claim(layout, &seen, &terms))
-                .await?;
+            // From here on, as the answer may be lost.
+            lease.hold(true);
+            answer = self.server.run(&claim).await?;
+            lease.hold(matches!(answer, Answer::Leased));
         }
     }
 
     /// Asks the source, and writes what it gives.
     async fn get_with(
         &self,
-        lease: Lease,
+        mut lease: Lease,
+        price: Option<Price>,
         layout: &Layout,
         seen: &Found,
         want: Want<'_>,
@@ -149,7 +156,10 @@ where
         let token = match lease.kept_during(self.ask_source(want)).await {
             Ok(token) => token,
             Err(error) => {
-                lease.give_back().await;
+                // The manager will try again, for the same cause.
+                lease
+                    .give_back(price.filter(|_| error.is_transient()))
+                    .await;
                 self.count("failed");
                 return Err(Failure::Token(error));
             }
@@ -162,7 +172,7 @@ where
             _ => Err("it would not be read as it is written"),
         };
         if let Err(why) = told {
-            lease.give_back().await;
+            lease.give_back(None).await;
             self.count("not_stored");
             tracing::warn!(
                 account = self.account(),
@@ -175,7 +185,7 @@ where
         let stored = self.server.run(&store).await;
         match stored {
             Ok(Answer::Found(found, milliseconds)) => {
-                lease.end();
+                lease.hold(false);
                 // Somebody else took over. What they have written is newer; what they have not yet written will void ours.
                 self.count("superseded");
                 let newer = self.usable(layout, want, &found, milliseconds);
@@ -184,10 +194,13 @@ where
                     newer = newer.is_some(),
                     "this process was halted for longer than its lease in Redis, and another one has asked for a token"
                 );
-                Ok(newer.unwrap_or(token))
+                Ok(newer.unwrap_or_else(|| {
+                    self.known.keep_alone(&token);
+                    token
+                }))
             }
             Ok(_) => {
-                lease.end();
+                lease.hold(false);
                 self.server.announce(layout.channel()).await;
                 self.count("issued");
                 Ok(token)
@@ -261,7 +274,7 @@ where
             return None;
         };
         let token = AccessToken::shared(secret.as_str(), Duration::from_millis(milliseconds));
-        let useless = self.known.useless(&token, want.former(), layout.early());
+        let useless = self.known.useless(&token, want, layout.early());
         (milliseconds >= SHORTEST_LIFE && !useless).then_some(token)
     }
 

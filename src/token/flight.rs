@@ -51,6 +51,10 @@ impl Order {
         }
     }
 
+    pub(super) fn is_renewal(&self) -> bool {
+        matches!(self, Order::After(_))
+    }
+
     pub(super) fn rejected(&self) -> Option<&AccessToken> {
         match self {
             Order::Instead(rejected) => Some(rejected),

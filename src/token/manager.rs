@@ -117,6 +117,8 @@ struct State {
     budget_warned: bool,
     /// Whether the last flight ended so.
     source_over_budget: bool,
+    /// No refresh of a rejected token before this, as the source's budget is used up.
+    no_refresh_until: Option<Instant>,
 }
 
 /// Why a token is wanted.
@@ -291,6 +293,13 @@ impl TokenManager {
                         if token == *rejected && order.rejected() != Some(rejected) => {}
                     _ => return Ok(token),
                 },
+                // A renewal may fail and leave a token in use that somebody else has seen rejected: not all sources try as
+                // hard for it.
+                Some(Err(_))
+                    if order.is_renewal() && !matches!(want, Want::Renewal) && lost == 0 =>
+                {
+                    lost += 1;
+                }
                 Some(Err(error)) => return Err(error),
             }
         }
@@ -389,6 +398,7 @@ impl TokenManagerBuilder {
                     budget: self.budget,
                     budget_warned: false,
                     source_over_budget: false,
+                    no_refresh_until: None,
                 }),
                 landed: Notify::new(),
                 rival_warning: Seldom::default(),
@@ -452,6 +462,9 @@ impl Shared {
         let rejected = order.rejected().cloned();
         let rejected_live = rejected.as_ref().filter(|_| live.is_some());
         if rejected_live.is_some() {
+            if state.no_refresh_until.is_some_and(|until| now < until) {
+                return Next::Give(TokenError::OverBudget);
+            }
             if !state.budget.take(now) {
                 let warned = std::mem::replace(&mut state.budget_warned, true);
                 drop(state);
@@ -473,7 +486,7 @@ impl Shared {
             rejected = rejected.is_some(),
             "asking for an access_token"
         );
-        runtime.spawn(pilot.fly(flight.order.clone()));
+        runtime.spawn(pilot.fly());
         Next::Wait(flight)
     }
 
@@ -495,6 +508,7 @@ impl Shared {
         let pilot = Pilot {
             shared: Arc::clone(self),
             id: flight.id,
+            order: flight.order.clone(),
             reason,
             landing,
         };
@@ -562,14 +576,15 @@ impl Shared {
 struct Pilot {
     shared: Arc<Shared>,
     id: u64,
+    order: Order,
     reason: Reason,
     landing: watch::Sender<Option<Outcome>>,
 }
 
 impl Pilot {
-    async fn fly(self, order: Order) {
+    async fn fly(self) {
         let timeout = self.shared.settings.issue_timeout;
-        let outcome = flight::issue(&*self.shared.source, &order, timeout).await;
+        let outcome = flight::issue(&*self.shared.source, &self.order, timeout).await;
         self.land(outcome);
     }
 
@@ -590,7 +605,7 @@ impl Pilot {
                     // Fetched first and swapped now: there is no moment without a token.
                     self.shared.store(token.clone(), now);
                 }
-                Err(error) => state.fail(error, now),
+                Err(error) => state.fail(error, &self.order, now),
             }
         }
         drop(state);
@@ -623,11 +638,17 @@ impl Drop for Pilot {
 impl State {
     fn succeed(&mut self, now: Instant) {
         self.held_back = None;
+        self.no_refresh_until = None;
         self.failures = 0;
         self.renewals_rest_until = now;
     }
 
-    fn fail(&mut self, error: &TokenError, now: Instant) {
+    fn fail(&mut self, error: &TokenError, order: &Order, now: Instant) {
+        if matches!(error, TokenError::OverBudget) {
+            // It is about rejected tokens only, and another process may have a new one any moment.
+            self.no_refresh_until = Some(now + Duration::from_secs(1));
+            return;
+        }
         self.failures += 1;
         let pause = flight::backoff(
             Duration::from_secs(2),
@@ -637,9 +658,10 @@ impl State {
         self.renewals_rest_until = now + pause;
         let hold = if error.is_refusal() {
             REFUSAL_MEMORY
-        } else if self.failures > 1 {
+        } else if self.failures > 1 && !order.is_renewal() {
             // After one failure the next caller may try at once. An outage is another matter: with
-            // callers one after the other it would cost a quota of requests in ten minutes.
+            // callers one after the other it would cost a quota of requests in ten minutes. Renewals rest as it is, and
+            // whoever has no token need not share their luck.
             flight::backoff(
                 Duration::from_secs(1),
                 self.failures - 1,
