@@ -35,6 +35,11 @@ impl Budget {
         true
     }
 
+    /// Gives back one that was taken for nothing.
+    pub(crate) fn give_back(&mut self) {
+        self.left = self.burst.min(self.left + 1);
+    }
+
     /// Whether there is none to take.
     #[cfg(feature = "server")]
     pub(crate) fn is_empty(&mut self, now: Instant) -> bool {

@@ -645,7 +645,11 @@ impl State {
 
     fn fail(&mut self, error: &TokenError, order: &Order, now: Instant) {
         if matches!(error, TokenError::OverBudget) {
-            // It is about rejected tokens only, and another process may have a new one any moment.
+            // It is about rejected tokens only, and another process may have a new one any moment. Nobody was asked for one, so the
+            // manager's own budget has lost nothing either.
+            if order.rejected().is_some() {
+                self.budget.give_back();
+            }
             self.no_refresh_until = Some(now + Duration::from_secs(1));
             return;
         }
