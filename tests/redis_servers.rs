@@ -103,7 +103,7 @@ async fn a_server_starts_without_its_redis_and_tells_no_password_of_it() {
     let serving = Serving::start(command).await;
     assert_eq!(Some(token_of(&serving).await), wechat.current_token());
     let log = serving.log();
-    assert!(log.contains("Redis is away"), "{log}");
+    assert!(log.contains("Redis cannot be used"), "{log}");
     assert!(!log.contains("5ec7e7-of-redis"), "{log}");
 }
 

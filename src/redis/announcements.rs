@@ -52,7 +52,7 @@ impl Announcements {
             Announcements::Heard(messages) => {
                 match timeout(look_after, messages.next()).await {
                     // Not all look at the same moment, and nobody as often as somebody else may announce.
-                    Ok(Some(_)) => sleep(Duration::from_millis(5).mul_f64(apart)).await,
+                    Ok(Some(_)) => sleep(Duration::from_millis(10).mul_f64(apart)).await,
                     Ok(None) => *self = Announcements::Unheard,
                     Err(_) => {}
                 }

@@ -113,10 +113,10 @@ impl Server {
                 Ok(Err(error)) => error,
                 Err(_) => RedisError::from(io::Error::from(io::ErrorKind::TimedOut)),
             };
+            self.close();
             if !may_pass(&error) {
                 return Err(error);
             }
-            self.close();
             if Instant::now() + pause >= deadline {
                 return Err(error);
             }
@@ -135,7 +135,9 @@ impl Server {
                 .exec_async(&mut connection)
                 .await
         };
-        match timeout_at(Instant::now() + self.patience(), announce).await {
+        // Somebody waits for the token that is announced here.
+        let enough = self.patience().min(Duration::from_millis(100));
+        match timeout_at(Instant::now() + enough, announce).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(error = text(&error), "no announcement in Redis"),
             Err(_) => tracing::debug!("no announcement in Redis: it does not answer"),
@@ -222,6 +224,8 @@ fn may_pass(error: &RedisError) -> bool {
             error.code(),
             Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN")
         )
+        // As Redis 6 tells it of a script.
+        || error.detail().is_some_and(|detail| detail.contains("-READONLY"))
 }
 
 type Cause = Arc<dyn StdError + Send + Sync>;
@@ -238,30 +242,37 @@ pub(super) fn text(error: &RedisError) -> String {
             None => "Redis is out of reach".to_owned(),
         };
     }
-    let said = error.to_string();
-    // A command that Redis does not know, or may not run, is told with its arguments, and those may be tokens.
-    let said = said.split(", with args").next().unwrap_or_default();
-    format!("Redis refuses: {said}")
+    let (Some(code), Some(detail)) = (error.code(), error.detail()) else {
+        // An answer of another form is printed by redis with all that was in it.
+        return format!("Redis cannot be understood: {}", error.category());
+    };
+    // What is quoted, and arguments of a command that Redis does not know or may not run, may be tokens.
+    let told = detail.split(['\'', '"', '`']).next().unwrap_or_default();
+    let told = told.split("with args").next().unwrap_or_default().trim();
+    format!("Redis refuses: {code} {told}")
 }
 
 #[cfg(test)]
 mod tests {
-    use redis::ServerErrorKind;
-
     use super::*;
 
     #[test]
-    fn an_error_is_told_without_arguments() {
-        let error = RedisError::from((
-            ErrorKind::Server(ServerErrorKind::ResponseError),
-            "unknown command",
-            "unknown command 'EVALSHA', with args beginning with: 'S3CRET'".to_owned(),
-        ));
-        let text = text(&error);
-        assert!(
-            text.contains("EVALSHA") && !text.contains("S3CRET"),
-            "{text}"
-        );
+    fn an_error_is_told_without_arguments_and_answers() {
+        for detail in [
+            "unknown command 'EVALSHA', with args beginning with: 'S3CRET'",
+            "unknown command with args S3CRET",
+            "wrong value \"S3CRET\"",
+        ] {
+            let error = redis::make_extension_error("ERR".to_owned(), Some(detail.to_owned()));
+            let text = text(&error);
+            assert!(text.starts_with("Redis refuses: ERR "), "{text}");
+            assert!(!text.contains("S3CRET"), "{text}");
+        }
+        let answer = redis::Value::BulkString(b"S3CRET".to_vec());
+        let error = redis::from_redis_value::<Vec<(i64, i64)>>(answer).unwrap_err();
+        let text = text(&RedisError::from(error));
+        assert!(text.starts_with("Redis cannot be understood"), "{text}");
+        assert!(!text.contains("S3CRET"), "{text}");
     }
 
     #[test]

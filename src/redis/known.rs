@@ -1,6 +1,5 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::share::Want;
 use crate::token::AccessToken;
@@ -16,11 +15,13 @@ struct State {
     given_up: VecDeque<AccessToken>,
     /// The last token that this process got and could not share.
     alone: Option<AccessToken>,
+    /// A token that the source gave, and that nobody has had yet.
+    pending: Option<AccessToken>,
 }
 
 impl Known {
-    /// Whether `token`, out of Redis, will not do for `want`. Its key ends `early`, before it does.
-    pub(super) fn useless(&self, token: &AccessToken, want: Want<'_>, early: Duration) -> bool {
+    /// Whether `token`, out of Redis, will not do for `want`.
+    pub(super) fn useless(&self, token: &AccessToken, want: Want<'_>) -> bool {
         let former = want.former();
         let state = self.lock();
         if former == Some(token) || state.given_up.contains(token) {
@@ -33,8 +34,7 @@ impl Known {
             Want::Instead(rejected) => state.alone.as_ref().filter(|alone| *alone == rejected),
             Want::After(current) => Some(current),
         };
-        let ends = token.expires_at().checked_add(early);
-        newest.is_some_and(|newest| ends.is_some_and(|ends| ends < newest.expires_at()))
+        newest.is_some_and(|newest| token.expires_at() < newest.expires_at())
     }
 
     /// This process goes from `former` to `token`.
@@ -49,6 +49,23 @@ impl Known {
             given_up.truncate(MOST - 1);
             given_up.push_front(former.clone());
         }
+    }
+
+    /// In case that what is to be done with it takes too long: WeChat has voided the one before.
+    pub(super) fn keep_pending(&self, token: &AccessToken) {
+        self.lock().pending = Some(token.clone());
+    }
+
+    /// The token that is still to be delivered.
+    pub(super) fn pending(&self, want: Want<'_>) -> Option<AccessToken> {
+        let pending = self.lock().pending.take()?;
+        let good = !pending.expires_in().is_zero() && want.former() != Some(&pending);
+        good.then_some(pending)
+    }
+
+    /// Somebody has a token.
+    pub(super) fn delivered(&self) {
+        self.lock().pending = None;
     }
 
     pub(super) fn keep_alone(&self, token: &AccessToken) {

@@ -79,8 +79,10 @@ impl Layout {
     /// `PREFIX:lock:APPID:accessTokenLock`, in a form that it takes with `RedisTemplate` and with Jedis: while one side asks WeChat
     /// the other waits.
     ///
-    /// With Redisson that lock has another form. This program waits for such a lock, but Redisson fails on a string at its key: give [`lease`](Layout::lease) another key then, at the price of a token request too many where both
-    /// sides refresh at one moment. The same goes for a Redis Cluster, unless the prefix has a hash tag.
+    /// With Redisson that lock has another form. This program waits for such a lock, but Redisson fails on a string at its key: give
+    /// [`lease`](Layout::lease) another key then, at the price of a token request too many where both sides refresh at one
+    /// moment. The same goes for a Redis Cluster, unless the prefix has a hash tag. A Java process that dies with the lock keeps
+    /// everybody waiting for as long as it has taken it, 60 s by WxJava's default. All names begin with the prefix, as an ACL may want.
     ///
     /// ```
     /// use tower_wechat::redis::Layout;
@@ -93,6 +95,8 @@ impl Layout {
         let (prefix, appid) = (prefix.into(), appid.into());
         Layout::new(format!("{prefix}:access_token:{appid}"))
             .lease(format!("{prefix}:lock:{appid}:accessTokenLock"))
+            .refreshes(format!("{prefix}:lock:{appid}:refreshes"))
+            .channel(format!("{prefix}:lock:{appid}:issued"))
             .ends_early(Duration::from_secs(200))
     }
 
@@ -112,6 +116,18 @@ impl Layout {
     /// The key of the lease.
     pub fn lease(mut self, key: impl Into<String>) -> Self {
         self.lease = key.into();
+        self
+    }
+
+    /// The key of the refresh budget.
+    pub fn refreshes(mut self, key: impl Into<String>) -> Self {
+        self.refreshes = key.into();
+        self
+    }
+
+    /// The channel on which a new token is announced.
+    pub fn channel(mut self, name: impl Into<String>) -> Self {
+        self.channel = name.into();
         self
     }
 
@@ -146,11 +162,13 @@ impl Layout {
         &self.lease
     }
 
-    pub(super) fn refreshes_key(&self) -> &str {
+    /// The key of the refresh budget.
+    pub fn refreshes_key(&self) -> &str {
         &self.refreshes
     }
 
-    pub(super) fn channel(&self) -> &str {
+    /// The channel on which a new token is announced.
+    pub fn channel_name(&self) -> &str {
         &self.channel
     }
 
@@ -199,6 +217,8 @@ impl fmt::Debug for Layout {
         f.debug_struct("Layout")
             .field("token_key", &self.token)
             .field("lease_key", &self.lease)
+            .field("refreshes_key", &self.refreshes)
+            .field("channel_name", &self.channel)
             .field("ends_early", &self.ends_early)
             .finish_non_exhaustive()
     }

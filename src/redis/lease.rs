@@ -124,7 +124,7 @@ async fn give_back(server: &Server, layout: &Layout, owner: &str, refund: Option
         .run::<i64>(&scripts::release(layout, owner, refund))
         .await
     {
-        Ok(_) => server.announce(layout.channel()).await,
+        Ok(_) => server.announce(layout.channel_name()).await,
         Err(error) => tracing::debug!(
             error = text(&error),
             "the lease in Redis was not given back"

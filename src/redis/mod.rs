@@ -60,9 +60,9 @@
 //! connecting panics. For a cluster (`cluster-async`), Sentinel or a connection of your own see [`RedisTokens::with_connection`].
 //! The server needs scripts (`EVALSHA`) of Redis 5 or later, or of Valkey.
 //!
-//! With the feature `metrics` the counter `wechat_shared_tokens_total` has a `result` for each question: `shared` (it stood in
+//! With the feature `metrics` the counter `wechat_shared_tokens_total` has a `result` for each question that comes to an end: `shared` (it stood in
 //! Redis), `issued` (this process got it), `superseded` (it slept through its lease), `not_stored`, `failed` (the source did),
-//! `over_budget`, `local` (Redis was away, and the source was asked), `outage` (Redis was away, and nothing was).
+//! `over_budget`, `local` (Redis was away, and the source was asked), `outage` (Redis was away, and the source was not asked).
 
 mod announcements;
 mod connection;

@@ -69,6 +69,7 @@ where
             Err(Failure::Token(error)) => return Err(error),
             Err(Failure::Redis(error)) => self.get_alone(want, error).await?,
         };
+        self.known.delivered();
         if let Some(former) = want.former() {
             self.known.give_up(former, &token);
         }
@@ -104,7 +105,7 @@ where
                 Answer::Taken(left) => match &mut announcements {
                     // Then it looks again: it may have been announced before anybody listened.
                     None => {
-                        let channel = layout.channel();
+                        let channel = layout.channel_name();
                         announcements = Some(Announcements::listen(&self.server, channel).await);
                     }
                     Some(announcements) => {
@@ -154,7 +155,10 @@ where
         want: Want<'_>,
     ) -> Result<AccessToken, Failure> {
         let token = match lease.kept_during(self.ask_source(want)).await {
-            Ok(token) => token,
+            Ok(token) => {
+                self.known.keep_pending(&token);
+                token
+            }
             Err(error) => {
                 // The manager will try again, for the same cause.
                 lease
@@ -192,7 +196,7 @@ where
                 tracing::warn!(
                     account = self.account(),
                     newer = newer.is_some(),
-                    "this process was halted for longer than its lease in Redis, and another one has asked for a token"
+                    "the lease in Redis was lost before the new access_token was there, and another process has taken it over"
                 );
                 Ok(newer.unwrap_or_else(|| {
                     self.known.keep_alone(&token);
@@ -201,7 +205,7 @@ where
             }
             Ok(_) => {
                 lease.hold(false);
-                self.server.announce(layout.channel()).await;
+                self.server.announce(layout.channel_name()).await;
                 self.count("issued");
                 Ok(token)
             }
@@ -236,6 +240,9 @@ where
     }
 
     async fn ask_source(&self, want: Want<'_>) -> Result<AccessToken, TokenError> {
+        if let Some(pending) = self.known.pending(want) {
+            return Ok(pending);
+        }
         match want {
             Want::Any => self.source.issue(None).await,
             Want::Instead(rejected) => self.source.issue(Some(rejected)).await,
@@ -273,17 +280,18 @@ where
             warn("the access_token in Redis has no TTL, and is replaced");
             return None;
         };
-        let token = AccessToken::shared(secret.as_str(), Duration::from_millis(milliseconds));
-        let useless = self.known.useless(&token, want, layout.early());
+        let life = Duration::from_millis(milliseconds).saturating_add(layout.early());
+        let token = AccessToken::shared(secret.as_str(), life);
+        let useless = self.known.useless(&token, want);
         (milliseconds >= SHORTEST_LIFE && !useless).then_some(token)
     }
 
     fn warn_of_outage(&self, error: &RedisError, what: &str) {
         let (account, error) = (self.account(), text(error));
         if self.warned_of_outage.is_due() {
-            tracing::warn!(account, error, "Redis is away: {what}");
+            tracing::warn!(account, error, "Redis cannot be used: {what}");
         } else {
-            tracing::debug!(account, error, "Redis is away: {what}");
+            tracing::debug!(account, error, "Redis cannot be used: {what}");
         }
     }
 

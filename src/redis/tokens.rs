@@ -115,9 +115,9 @@ where
         self
     }
 
-    /// How long Redis may take to answer before it counts as away, all attempts together; default 2 s.
+    /// How long Redis may take before it counts as away, all attempts together; default 2 s.
     ///
-    /// It should be a good deal less than the manager's `issue_timeout` (10 s), or there is no time left to ask the source.
+    /// Half of it is for each attempt, connecting included, so that a connection that has died leaves time for another. It should be a good deal less than the manager's `issue_timeout` (10 s), or there is no time left to ask the source.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         // Nothing but this has a clone of it yet.
         if let Some(server) = Arc::get_mut(&mut self.server) {

@@ -87,6 +87,10 @@ where
     fn account(&self) -> Option<&str> {
         Some(&self.appid)
     }
+
+    fn shared_as(&self) -> Option<&str> {
+        Some(&self.appid)
+    }
 }
 
 /// Whatever the request type is: it is not held.

@@ -82,11 +82,6 @@ where
     fn account(&self) -> Option<&str> {
         Some(&self.corpid)
     }
-
-    /// A company's applications have a token each, and the corpid does not tell which.
-    fn shared_as(&self) -> Option<&str> {
-        None
-    }
 }
 
 /// Whatever the request type is: it is not held.

@@ -57,7 +57,7 @@ pub enum TokenError {
     },
     /// The source panicked.
     Panicked,
-    /// The token was rejected, and the manager's `refresh_budget` is used up.
+    /// The token was rejected, and the `refresh_budget` is used up: the manager's, or that of all processes that share a token.
     OverBudget,
     /// The Tokio runtime that ran the token request is gone, or there is none.
     NoRuntime,

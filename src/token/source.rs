@@ -78,12 +78,11 @@ pub trait TokenSource: Send + Sync + 'static {
         None
     }
 
-    /// The name by which processes that share this source's token find it. Default: the account.
+    /// The name by which processes that share this source's token find it. Default: none.
     ///
-    /// `None` where the account alone does not tell which token it is, as a company's does not in WeCom, where each
-    /// application has its own.
+    /// The account is one only where it has no other token: in WeCom each application of a company has its own.
     fn shared_as(&self) -> Option<&str> {
-        self.account()
+        None
     }
 }
 
