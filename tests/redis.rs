@@ -408,6 +408,10 @@ async fn a_token_of_wxjavas_is_used_and_ours_is_written_as_wxjava_does() {
     let tokens = TokenManager::new(joined());
     let first = tokens.token().await.unwrap();
     assert_eq!(first.secret(), "S3CRET-of-java");
+    assert!(
+        first.expires_in() > Duration::from_secs(7100),
+        "it outlives its key"
+    );
     assert_eq!(issuer.issued(), 0);
 
     let second = tokens.refresh(&first).await.unwrap();
