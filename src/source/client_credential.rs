@@ -1,4 +1,5 @@
 use std::fmt;
+use std::time::Duration;
 
 use tower_service::Service;
 use zeroize::Zeroizing;
@@ -7,7 +8,7 @@ use super::client::{IncomingReply, OutgoingRequest};
 use super::exchange::Endpoint;
 use super::secret::Secret;
 use crate::platform::Platform;
-use crate::token::{AccessToken, BoxError, TokenError, TokenSource, query_value};
+use crate::token::{AccessToken, BoxError, RateLimit, TokenError, TokenSource, query_value};
 
 /// `GET /cgi-bin/token`: the classic token of an official account or a mini program (WeChat's page
 /// "Get access token").
@@ -90,6 +91,11 @@ where
 
     fn shared_as(&self) -> Option<&str> {
         Some(&self.appid)
+    }
+
+    /// WeChat gives 2000 classic tokens a day; renewals and first tokens need some of them.
+    fn refresh_limit(&self) -> Option<RateLimit> {
+        Some(RateLimit::new(5, Duration::from_secs(60)))
     }
 }
 

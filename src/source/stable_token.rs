@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
@@ -9,7 +10,7 @@ use super::client::{IncomingReply, OutgoingRequest};
 use super::exchange::{Answer, Endpoint};
 use super::secret::Secret;
 use crate::platform::{FORCES_APART, Platform};
-use crate::token::{AccessToken, BoxError, TokenError, TokenSource};
+use crate::token::{AccessToken, BoxError, RateLimit, TokenError, TokenSource};
 
 /// `POST /cgi-bin/stable_token`: a token that several processes can ask for without voiding each
 /// other's (WeChat's page "Get stable access token").
@@ -126,7 +127,7 @@ where
         let answer = self.ask(false, None).await?;
         let token = answer.token;
         if rejected != Some(&token) {
-            return Ok(token);
+            return Ok(token.at_no_cost());
         }
         if answer.takes_rejected_token {
             // It compares before it refreshes, and has a budget of its own.
@@ -149,6 +150,11 @@ where
 
     fn shared_as(&self) -> Option<&str> {
         Some(&self.appid)
+    }
+
+    /// WeChat forces 20 a day (its page "Get stable access token"): 6 at once and 12 that grow are 18.
+    fn refresh_limit(&self) -> Option<RateLimit> {
+        Some(RateLimit::new(6, Duration::from_secs(2 * 60 * 60)))
     }
 }
 

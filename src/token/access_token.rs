@@ -46,6 +46,7 @@ struct Inner {
     encoded: Option<Zeroizing<String>>,
     issued_at: Instant,
     expires_at: Instant,
+    free: bool,
 }
 
 impl AccessToken {
@@ -77,8 +78,28 @@ impl AccessToken {
                 encoded,
                 issued_at,
                 expires_at: issued_at + life.min(LONGEST),
+                free: false,
             }),
         }
+    }
+
+    /// The same token, of which its source knows that it cost nothing of the platform's quota.
+    pub(crate) fn at_no_cost(self) -> Self {
+        let inner = &self.inner;
+        AccessToken {
+            inner: Arc::new(Inner {
+                secret: inner.secret.clone(),
+                encoded: inner.encoded.clone(),
+                issued_at: inner.issued_at,
+                expires_at: inner.expires_at,
+                free: true,
+            }),
+        }
+    }
+
+    /// Whether it came without a forced request, as from a store that processes share.
+    pub(crate) fn came_free(&self) -> bool {
+        self.inner.free
     }
 
     /// The token itself. Keep it out of logs.

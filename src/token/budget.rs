@@ -2,6 +2,43 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// How often something is allowed: `burst` times at once, then once more every `per`.
+///
+/// In any 24 hours that is at most `burst` plus as many times as `per` goes into a day.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_wechat::RateLimit;
+///
+/// let limit = RateLimit::new(6, Duration::from_secs(2 * 60 * 60));
+/// assert_eq!(limit.burst(), 6);
+/// assert_eq!(limit.per(), Duration::from_secs(7200));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    burst: u32,
+    per: Duration,
+}
+
+impl RateLimit {
+    /// `burst` times at once, then once more every `per`.
+    ///
+    /// A `burst` of 0 allows nothing; a `per` of zero allows everything else.
+    pub const fn new(burst: u32, per: Duration) -> Self {
+        RateLimit { burst, per }
+    }
+
+    /// How many times at once.
+    pub const fn burst(self) -> u32 {
+        self.burst
+    }
+
+    /// The time after which it is allowed once more.
+    pub const fn per(self) -> Duration {
+        self.per
+    }
+}
+
 /// A token bucket: `burst` at once, then one more every `per`.
 #[derive(Debug)]
 pub(crate) struct Budget {

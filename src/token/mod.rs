@@ -12,6 +12,7 @@ pub use self::access_token::AccessToken;
 pub(crate) use self::access_token::query_value;
 #[cfg(feature = "server")]
 pub(crate) use self::budget::Budget;
+pub use self::budget::RateLimit;
 pub(crate) use self::error::{BoxError, fmt_foreign};
 pub use self::error::{ClientError, TokenError};
 pub use self::keep_fresh::KeepFresh;

@@ -3,14 +3,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::{AccessToken, TokenError};
+use super::{AccessToken, RateLimit, TokenError};
 
 /// Where a token comes from.
 ///
 /// [`ClientCredential`](crate::ClientCredential), [`StableToken`](crate::StableToken) and
 /// [`WeComCredential`](crate::WeComCredential) ask WeChat itself. Write your own for a token that
-/// another process keeps; a closure will do, by [`source_fn`]. A source can wrap a source, and hands all four
-/// methods on then.
+/// another process keeps; a closure will do, by [`source_fn`]. A source that wraps a source passes all
+/// five methods on.
 ///
 /// The [`TokenManager`](crate::TokenManager) asks for one token at a time, in a task of its own,
 /// repeats what fails for a passing reason and gives up at its `issue_timeout`: a source does none
@@ -18,7 +18,7 @@ use super::{AccessToken, TokenError};
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_wechat::{AccessToken, TokenError, TokenSource};
+/// use tower_wechat::{AccessToken, RateLimit, TokenError, TokenSource};
 ///
 /// /// Counts the tokens that another source gives out.
 /// struct Counted<T>(T, std::sync::atomic::AtomicU64);
@@ -42,6 +42,10 @@ use super::{AccessToken, TokenError};
 ///
 ///     fn shared_as(&self) -> Option<&str> {
 ///         self.0.shared_as()
+///     }
+///
+///     fn refresh_limit(&self) -> Option<RateLimit> {
+///         self.0.refresh_limit()
 ///     }
 /// }
 /// ```
@@ -84,6 +88,14 @@ pub trait TokenSource: Send + Sync + 'static {
     fn shared_as(&self) -> Option<&str> {
         None
     }
+
+    /// How often the platform lets a rejected token be replaced, with a reserve left. Default: unknown.
+    ///
+    /// `TokenManager` keeps to it, and `redis::RedisTokens` counts it for all processes together.
+    /// `burst` plus what grows in 24 hours should stay below the platform's quota of a day.
+    fn refresh_limit(&self) -> Option<RateLimit> {
+        None
+    }
 }
 
 impl<T: TokenSource> TokenSource for Arc<T> {
@@ -107,6 +119,10 @@ impl<T: TokenSource> TokenSource for Arc<T> {
 
     fn shared_as(&self) -> Option<&str> {
         T::shared_as(self)
+    }
+
+    fn refresh_limit(&self) -> Option<RateLimit> {
+        T::refresh_limit(self)
     }
 }
 
