@@ -64,16 +64,26 @@
 //! Redis), `issued` (this process got it), `superseded` (it slept through its lease), `not_stored`, `failed` (the source did),
 //! `over_budget`, `local` (Redis was away, and the source was asked), `outage` (Redis was away, and the source was not asked).
 
+mod alone;
 mod announcements;
+mod check;
 mod connection;
 mod known;
 mod layout;
 mod lease;
+mod lua;
 mod outage;
 mod scripts;
+#[cfg(feature = "redis-seal")]
+mod seal;
 mod share;
 mod tokens;
+mod trouble;
+mod value;
 
+pub use self::check::CheckError;
 pub use self::layout::Layout;
 pub use self::outage::Outage;
+#[cfg(feature = "redis-seal")]
+pub use self::seal::Seal;
 pub use self::tokens::RedisTokens;
