@@ -22,8 +22,8 @@ use crate::metrics;
 use crate::outcome::{AuthOutcome, NotReplayed, Rejection};
 use crate::platform::Platform;
 use crate::reply::{Coding, Inspector, Look};
-use crate::request::with_token;
-use crate::token::{AccessToken, BoxError, TokenError, TokenManager};
+use crate::request::{single_slashes, with_token};
+use crate::token::{AccessToken, BoxError, Endpoint, Moment, Refreshed, TokenError, TokenManager};
 
 /// The reply to come; [`WechatAuth`](crate::WechatAuth)'s response future.
 ///
@@ -44,6 +44,7 @@ where
 }
 
 type TokenFuture = Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send>>;
+type RefreshFuture = Pin<Box<dyn Future<Output = Refreshed> + Send>>;
 
 /// Token → Ready → Sent → Inspect, and after a rejection Refresh → Kept → Ready → Sent → Inspect.
 #[pin_project(project = StepProj)]
@@ -60,7 +61,7 @@ where
     /// Reads ahead in the reply.
     Inspect(Held<R>, Inspector),
     /// Holds the rejection and waits for another token.
-    Refresh(Held<R>, TokenFuture),
+    Refresh(Held<R>, RefreshFuture),
     /// Holds the rejection and waits for the request's body.
     Kept(Held<R>),
     /// Waits for a token that is itself the reply.
@@ -78,6 +79,12 @@ struct Call<S, B> {
     tokens: TokenManager,
     /// The one that the request was sent with.
     token: Option<AccessToken>,
+    /// The one before that, which was rejected.
+    rejected: Option<AccessToken>,
+    /// Whether the refresh after that was this call's.
+    caused_refresh: bool,
+    /// When the request was sent.
+    moment: Moment,
     head: Head,
     /// The body of the next sending.
     body: Option<B>,
@@ -138,6 +145,9 @@ where
             config,
             tokens,
             token: None,
+            rejected: None,
+            caused_refresh: false,
+            moment: Moment::default(),
             head: Head::take(&mut parts),
             body: None,
             replay,
@@ -147,6 +157,7 @@ where
             Some(token) => {
                 parts.uri = call.head.uri_with(&token);
                 call.token = Some(token);
+                call.moment = call.tokens.moment();
                 Step::Sent(call.inner.call(Request::from_parts(parts, body)))
             }
             None => {
@@ -193,6 +204,7 @@ where
                     let ready = ready!(call.inner.poll_ready(cx));
                     ready.map_err(|error| failed(Some(call), error))?;
                     let request = call.request().expect(AUTHORIZED);
+                    call.moment = call.tokens.moment();
                     Step::Sent(call.inner.call(request))
                 }
                 StepProj::Sent(reply) => {
@@ -226,10 +238,10 @@ where
                     }
                 }
                 StepProj::Refresh(held, token) => {
-                    let token = ready!(token.as_mut().poll(cx));
+                    let refreshed = ready!(token.as_mut().poll(cx));
                     let call = this.call.as_mut().expect(AUTHORIZED);
                     let held = held.take();
-                    match call.refreshed(token) {
+                    match call.refreshed(refreshed) {
                         true => Step::Kept(held),
                         false => return done(this.call, *held.expect(POLLED_AGAIN)),
                     }
@@ -275,6 +287,7 @@ where
 {
     // Only the outcome is taken: the call is large to move, and dropped with the future.
     let outcome = call.as_mut().map(|call| {
+        call.replay_ended();
         metrics::answered(call.tokens.label(), &call.outcome);
         mem::take(&mut call.outcome)
     });
@@ -319,9 +332,16 @@ impl<S, B> Call<S, B> {
     }
 
     /// Another token to come, where the reply asks for it and the call has not had one yet.
-    fn judge(&mut self, look: Look) -> Option<TokenFuture> {
-        let Look::Rejected(rejection) = look else {
-            return None;
+    fn judge(&mut self, look: Look) -> Option<RefreshFuture> {
+        let rejection = match look {
+            Look::Rejected(rejection) => rejection,
+            Look::Accepted => {
+                if let Some(token) = &self.token {
+                    self.tokens.accepted(token, self.moment);
+                }
+                return None;
+            }
+            Look::More | Look::Pass => return None,
         };
         if self.outcome.errcode().is_some() {
             self.rejected_again(&rejection);
@@ -337,15 +357,19 @@ impl<S, B> Call<S, B> {
         metrics::rejected(self.tokens.label(), rejection.errcode());
         self.outcome = AuthOutcome::rejected(rejection);
         let (tokens, rejected) = (self.tokens.clone(), self.token.clone()?);
-        Some(Box::pin(async move { tokens.refresh(&rejected).await }))
+        let endpoint = self.endpoint();
+        Some(Box::pin(async move {
+            tokens.refresh_for(&rejected, &endpoint).await
+        }))
     }
 
     /// Whether there is another token now.
-    fn refreshed(&mut self, token: Result<AccessToken, TokenError>) -> bool {
-        match token {
+    fn refreshed(&mut self, refreshed: Refreshed) -> bool {
+        self.caused_refresh = refreshed.caused;
+        match refreshed.token {
             Ok(token) if self.token.as_ref() != Some(&token) => {
                 self.outcome.set_refreshed();
-                self.token = Some(token);
+                self.rejected = self.token.replace(token);
                 true
             }
             Ok(_) => {
@@ -386,6 +410,26 @@ impl<S, B> Call<S, B> {
             "the new access_token was rejected as well",
         );
         self.outcome.set_rejected_again();
+    }
+
+    /// What the reply to the replay says about the refresh (M9).
+    fn replay_ended(&self) {
+        let (true, Some(rejected)) = (self.outcome.replayed(), &self.rejected) else {
+            return;
+        };
+        let endpoint = self.endpoint();
+        match self.outcome.rejected_again() {
+            true => self.tokens.replay_rejected(&endpoint),
+            false => self
+                .tokens
+                .replay_accepted(rejected, &endpoint, self.caused_refresh),
+        }
+    }
+
+    /// The path as WeChat's servers read it, so that no call escapes its own record.
+    fn endpoint(&self) -> Endpoint {
+        let path = single_slashes(self.head.uri.path());
+        Endpoint::new(self.head.method.as_str(), &path)
     }
 }
 

@@ -144,8 +144,8 @@ pub use self::source::{
     ClientCredential, IncomingReply, OutgoingRequest, StableToken, WeComCredential,
 };
 pub use self::token::{
-    AccessToken, ClientError, KeepFresh, RateLimit, SourceFn, TokenError, TokenManager,
-    TokenManagerBuilder, TokenSource, source_fn,
+    AccessToken, ClientError, KeepFresh, RateLimit, RefreshGate, RefreshOutcome, SourceFn,
+    TokenError, TokenManager, TokenManagerBuilder, TokenSource, source_fn,
 };
 
 /// The programs of the READMEs, compiled and run as doc tests.

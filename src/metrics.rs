@@ -5,18 +5,7 @@
 use std::sync::Arc;
 
 use crate::outcome::AuthOutcome;
-use crate::token::{AccessToken, TokenError};
-
-/// Why a token was asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Reason {
-    /// There was none, or it had expired.
-    Missing,
-    /// The current one was to expire soon.
-    Expiring,
-    /// WeChat had turned the current one down.
-    Rejected,
-}
+use crate::token::{AccessToken, TokenError, Why};
 
 #[cfg(not(feature = "metrics"))]
 mod recorded {
@@ -27,8 +16,8 @@ mod recorded {
     pub(crate) fn without_token(_: Option<&Arc<str>>) {}
     pub(crate) fn failed(_: Option<&Arc<str>>) {}
     pub(crate) fn rejected(_: Option<&Arc<str>>, _: i64) {}
-    pub(crate) fn refreshed(_: Option<&Arc<str>>, _: Reason, _: &Result<AccessToken, TokenError>) {}
-    pub(crate) fn refresh_over_budget(_: Option<&Arc<str>>) {}
+    pub(crate) fn refreshed(_: Option<&Arc<str>>, _: &Why, _: &Result<AccessToken, TokenError>) {}
+    pub(crate) fn refresh_refused(_: Option<&Arc<str>>, _: &Why, _: &TokenError) {}
     #[cfg(feature = "redis")]
     pub(crate) fn shared(_: Option<&Arc<str>>, _: &'static str) {}
 }
@@ -104,14 +93,14 @@ mod recorded {
 
     pub(crate) fn refreshed(
         account: Option<&Arc<str>>,
-        reason: Reason,
+        why: &Why,
         outcome: &Result<AccessToken, TokenError>,
     ) {
         let result = match outcome {
             Ok(_) => "ok".into(),
             Err(error) => kind(error),
         };
-        refresh(account, reason, result);
+        refresh(account, why, result);
         if let Ok(token) = outcome {
             let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO);
             let expires_at = now + token.expires_in();
@@ -120,15 +109,18 @@ mod recorded {
         }
     }
 
-    pub(crate) fn refresh_over_budget(account: Option<&Arc<str>>) {
-        refresh(account, Reason::Rejected, "over_budget".into());
+    /// A token was wanted, and the source was not asked for one.
+    pub(crate) fn refresh_refused(account: Option<&Arc<str>>, why: &Why, error: &TokenError) {
+        if matches!(error, TokenError::OverBudget | TokenError::Futile) {
+            refresh(account, why, kind(error));
+        }
     }
 
-    fn refresh(account: Option<&Arc<str>>, reason: Reason, result: SharedString) {
-        let reason = match reason {
-            Reason::Missing => "missing",
-            Reason::Expiring => "expiring",
-            Reason::Rejected => "rejected",
+    fn refresh(account: Option<&Arc<str>>, why: &Why, result: SharedString) {
+        let reason = match why {
+            Why::Missing => "missing",
+            Why::Expiring(_) => "expiring",
+            Why::Rejected(_) => "rejected",
         };
         counter!(
             REFRESHES,
@@ -152,6 +144,7 @@ mod recorded {
             TokenError::Timeout { .. } => "timeout".into(),
             TokenError::Panicked => "panicked".into(),
             TokenError::OverBudget => "over_budget".into(),
+            TokenError::Futile => "futile".into(),
             TokenError::NoRuntime => "no_runtime".into(),
             TokenError::Other(_) => "other".into(),
         }

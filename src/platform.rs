@@ -87,6 +87,9 @@ pub(crate) const FORCES_APART: Duration = Duration::from_secs(30);
 /// WeChat is busy; the one errcode of a token request that asking again can cure.
 pub(crate) const BUSY: i64 = -1;
 
+/// Too many token requests this minute.
+pub(crate) const TOO_MANY_THIS_MINUTE: i64 = 45011;
+
 /// What to do about an errcode of a token request, where we know.
 pub(crate) fn advice(errcode: i64) -> Option<&'static str> {
     Some(match errcode {

@@ -28,6 +28,8 @@ pub(crate) enum Look {
     More,
     /// No rejection, whatever follows.
     Pass,
+    /// WeChat's word that the call was well, and so was the token: errcode 0.
+    Accepted,
     /// The token was turned down.
     Rejected(Rejection),
 }
@@ -76,7 +78,7 @@ fn look_at_text(text: &[u8], ended: bool, refresh_on: &[i64]) -> Look {
     const WELL: &[u8] = br#"{"errcode":0,"errmsg":"ok"}"#;
 
     if text == WELL {
-        return Look::Pass;
+        return Look::Accepted;
     }
     match Lead::of(text) {
         Lead::Object => {}
@@ -99,6 +101,7 @@ fn look_at_text(text: &[u8], ended: bool, refresh_on: &[i64]) -> Look {
                 Look::More
             }
         }
+        Ok(Errcode(Some(0))) => Look::Accepted,
         // The object is complete, or broken, and says something else: nothing to wait for.
         Ok(_) => Look::Pass,
         Err(error) if error.is_eof() && !ended => Look::More,

@@ -317,7 +317,12 @@ async fn r5_past_the_budget_the_caller_gets_wechats_own_reply() {
         ready(Ok::<_, Infallible>(reply(REJECTED)))
     }));
     for call in 0..300 {
-        let reply = service.clone().oneshot(get(API)).await.unwrap();
+        // Each of another path: those of one path cause one refresh a minute.
+        let reply = service
+            .clone()
+            .oneshot(get(format!("{API}/{call}")))
+            .await
+            .unwrap();
         if call >= 5 {
             let Some(NotReplayed::NoToken(error)) = outcome(&reply).not_replayed().cloned() else {
                 panic!("call {call} was replayed")

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 
-use super::clients::{Allowed, Client, Rate};
+use super::clients::{Allowed, Client};
 use super::error::BuildError;
 use super::health::{self, Render};
 use super::metrics;
@@ -12,7 +12,7 @@ use super::registry::Registry;
 use super::token_endpoints::{self, Grant};
 use super::token_server::TokenServer;
 use crate::source::Secret;
-use crate::token::TokenManager;
+use crate::token::{RateLimit, TokenManager};
 
 /// Sets a [`TokenServer`] or a [`Gateway`](crate::server::Gateway) up; made by their `builder`.
 ///
@@ -109,19 +109,22 @@ impl<K> ServerBuilder<K> {
     ///
     /// Past it: 45009. A gateway's calls are not counted.
     pub fn rate_limit(mut self, burst: u32, per: Duration) -> Self {
-        self.shared.allowed.token_requests = Rate { burst, per };
+        self.shared.allowed.token_requests = RateLimit::new(burst, per);
         self
     }
 
-    /// How often each client may have a rejected token replaced: `burst` times at once, then once more every `per`; default 4 and
-    /// 2 min.
+    /// How often each client may have a rejected token of an account replaced: `burst` times at once,
+    /// then once more every `per`; default: half of what the account may.
     ///
-    /// So that one client that is wrong about its tokens cannot use up what WeChat allows to all, beside the account's own budget
-    /// ([`refresh_budget`](crate::TokenManagerBuilder::refresh_budget)). Past it the token server gives the current token as it is; and
-    /// a gateway, where calls of this client were rejected again with a new token so often, does not refresh for this client. A warning
-    /// says so. Of a [`StableToken`](crate::StableToken) WeChat itself replaces 20 a day.
+    /// So one client that is wrong about its tokens leaves the others what they need. A refresh is
+    /// charged to the client that causes it, when it takes off. The client gets it back if the call is
+    /// accepted when it is sent again, or if the refresh cost WeChat's quota nothing. Past the limit the
+    /// token server gives the current token as it is, and a gateway does not refresh because of this
+    /// client's calls; a warning names the client. The account's own limit is
+    /// [`refresh_budget`](crate::TokenManagerBuilder::refresh_budget): WeChat itself replaces 20
+    /// [`StableToken`](crate::StableToken)s a day.
     pub fn refresh_limit(mut self, burst: u32, per: Duration) -> Self {
-        self.shared.allowed.refreshes = Rate { burst, per };
+        self.shared.allowed.refreshes = Some(RateLimit::new(burst, per));
         self
     }
 

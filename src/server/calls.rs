@@ -87,10 +87,7 @@ impl Calls {
             request,
             target,
             OnBehalf {
-                tokens: match client.is_believed() {
-                    true => account.tokens.clone(),
-                    false => account.tokens.without_refresh(),
-                },
+                tokens: account.tokens_for(client).clone(),
                 own: own.as_str().into(),
             },
         );
@@ -102,7 +99,7 @@ impl Calls {
                 timed_out()
             })?;
         let reply = reply.map_err(|error| self.failed(client, account, sent_to.path(), &error))?;
-        if let Some(refusal) = rejected(client, &reply) {
+        if let Some(refusal) = rejected(&reply) {
             told("rejected");
             return Err(refusal);
         }
@@ -238,14 +235,11 @@ impl Calls {
 
 /// Where WeChat's last word is that it does not want its own token. The client would take that for a word about the
 /// client's, get another and send the call again; all that is wrong with it may be that it came at a bad time.
-fn rejected(client: &Client, reply: &http::Response<ReplyBody<Body>>) -> Option<Refusal> {
+fn rejected(reply: &http::Response<ReplyBody<Body>>) -> Option<Refusal> {
     let outcome = reply.extensions().get::<AuthOutcome>()?;
     let errcode = outcome.errcode()?;
     if outcome.replayed() && !outcome.rejected_again() {
         return None;
-    }
-    if outcome.rejected_again() {
-        client.refreshed_in_vain();
     }
     let why = match outcome.not_replayed() {
         Some(NotReplayed::BodyNotKept) => {

@@ -8,10 +8,10 @@ use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
+use super::charges::share_of;
 use super::error::BuildError;
 use crate::source::Secret;
-use crate::token::{AccessToken, Budget};
-use crate::warnings::Seldom;
+use crate::token::{Budget, RateLimit};
 
 /// Shorter secrets can be guessed, however slowly a server answers.
 const SHORTEST_SECRET: usize = 16;
@@ -19,32 +19,19 @@ const SHORTEST_SECRET: usize = 16;
 /// So that a gateway's token stays short enough for every SDK.
 const LONGEST_NAME: usize = 64;
 
-/// How often something is allowed: `burst` times at once, then once more every `per`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rate {
-    pub(super) burst: u32,
-    pub(super) per: Duration,
-}
-
 /// What each client may do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowed {
-    pub(super) token_requests: Rate,
-    pub(super) refreshes: Rate,
+    pub(super) token_requests: RateLimit,
+    /// Default: a share of what the account may.
+    pub(super) refreshes: Option<RateLimit>,
 }
 
 impl Default for Allowed {
     fn default() -> Self {
         Allowed {
-            token_requests: Rate {
-                burst: 1000,
-                per: Duration::from_millis(100),
-            },
-            // Less at once than an account's budget, so that one client cannot use all of that up.
-            refreshes: Rate {
-                burst: 4,
-                per: Duration::from_secs(120),
-            },
+            token_requests: RateLimit::new(1000, Duration::from_millis(100)),
+            refreshes: None,
         }
     }
 }
@@ -56,15 +43,7 @@ pub(super) struct Client {
     /// All of them, where there are none.
     accounts: Option<Vec<String>>,
     token_requests: Mutex<Budget>,
-    refreshes: Mutex<Refreshes>,
-    disbelieved: Seldom,
-}
-
-/// How often a client has had a token replaced.
-struct Refreshes {
-    budget: Budget,
-    /// The token that it was last replaced for: however many of a client's processes report it, it counts once.
-    last: Option<AccessToken>,
+    refreshes: Option<RateLimit>,
 }
 
 impl Client {
@@ -78,12 +57,8 @@ impl Client {
             name: name.into(),
             secret,
             accounts,
-            token_requests: Mutex::new(allowed.token_requests.budget()),
-            refreshes: Mutex::new(Refreshes {
-                budget: allowed.refreshes.budget(),
-                last: None,
-            }),
-            disbelieved: Seldom::default(),
+            token_requests: Mutex::new(Budget::new(allowed.token_requests)),
+            refreshes: allowed.refreshes,
         }
     }
 
@@ -102,43 +77,9 @@ impl Client {
         budget.take(Instant::now())
     }
 
-    /// Whether `rejected` is replaced because this client says that it is dead; counts it.
-    pub(super) fn may_refresh(&self, rejected: &AccessToken) -> bool {
-        let mut refreshes = lock(&self.refreshes);
-        if refreshes.last.as_ref() == Some(rejected) {
-            return true;
-        }
-        let allowed = refreshes.budget.take(Instant::now());
-        if allowed {
-            refreshes.last = Some(rejected.clone());
-        }
-        drop(refreshes);
-        if !allowed {
-            self.tell_that_it_is_not_believed();
-        }
-        allowed
-    }
-
-    /// Counts a call that had its token replaced, and was rejected again: it may be the call.
-    pub(super) fn refreshed_in_vain(&self) {
-        if !lock(&self.refreshes).budget.take(Instant::now()) {
-            self.tell_that_it_is_not_believed();
-        }
-    }
-
-    fn tell_that_it_is_not_believed(&self) {
-        if self.disbelieved.is_due() {
-            tracing::warn!(
-                client = &*self.name,
-                "tokens were rejected for this client more often than its refresh_limit allows, and are not replaced for it now: \
-                 something else may be refreshing the account, or its calls may hold an `access_token` of their own in their body"
-            );
-        }
-    }
-
-    /// Whether this client's rejections say something about the token.
-    pub(super) fn is_believed(&self) -> bool {
-        !lock(&self.refreshes).budget.is_empty(Instant::now())
+    /// How often it may have a rejected token of an account replaced that allows `account` to all.
+    pub(super) fn refresh_limit(&self, account: RateLimit) -> RateLimit {
+        self.refreshes.unwrap_or_else(|| share_of(account))
     }
 
     fn check(&self, known: impl Fn(&str) -> bool) -> Result<(), BuildError> {
@@ -168,12 +109,6 @@ impl Client {
             ));
         }
         Ok(())
-    }
-}
-
-impl Rate {
-    fn budget(self) -> Budget {
-        Budget::new(self.burst, self.per)
     }
 }
 

@@ -84,6 +84,7 @@
 mod body;
 mod builder;
 mod calls;
+mod charges;
 mod clients;
 mod error;
 mod failures;

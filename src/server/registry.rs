@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::charges::Share;
 use super::clients::{Client, Clients};
 use super::error::BuildError;
 use super::failures::Failures;
@@ -24,7 +25,34 @@ pub(super) struct Registry {
 pub(super) struct Account {
     pub(super) appid: Arc<str>,
     pub(super) tokens: TokenManager,
+    /// By client, the same tokens: each client pays for the refreshes that it causes.
+    by_client: HashMap<Arc<str>, TokenManager>,
     _fresh: KeepFresh,
+}
+
+impl Account {
+    fn new(appid: &Arc<str>, tokens: TokenManager, clients: &Clients) -> Self {
+        tokens.call_it(appid);
+        let ledger = Arc::default();
+        let limit = tokens.refresh_limit();
+        let clients = clients.iter().filter(|client| client.may_use(appid));
+        let by_client = clients.map(|client| {
+            let limit = client.refresh_limit(limit);
+            let share = Share::new(&client.name, appid, &ledger, limit);
+            (Arc::clone(&client.name), tokens.with_gate(share))
+        });
+        Account {
+            appid: Arc::clone(appid),
+            by_client: by_client.collect(),
+            _fresh: tokens.keep_fresh(),
+            tokens,
+        }
+    }
+
+    /// The tokens, as `client` uses them.
+    pub(super) fn tokens_for(&self, client: &Client) -> &TokenManager {
+        self.by_client.get(&client.name).unwrap_or(&self.tokens)
+    }
 }
 
 impl Registry {
@@ -54,16 +82,12 @@ impl Registry {
         // Last, as it starts to ask WeChat.
         let accounts = accounts.into_iter().map(|(appid, tokens)| {
             let appid = Arc::<str>::from(appid);
-            tokens.call_it(&appid);
-            let account = Account {
-                appid: Arc::clone(&appid),
-                _fresh: tokens.keep_fresh(),
-                tokens,
-            };
+            let account = Account::new(&appid, tokens, &clients);
             (appid, account)
         });
+        let accounts = accounts.collect();
         Ok(Registry {
-            accounts: accounts.collect(),
+            accounts,
             clients,
             failures: Failures::new(),
         })

@@ -66,21 +66,13 @@ impl Grant for TokenServer {
         let tokens = &account.tokens;
         let token = match rejected(account, request) {
             None => tokens.token().await,
-            Some(rejected) if !client.may_refresh(&rejected) => {
-                tracing::debug!(
-                    client = &*client.name,
-                    account = &*account.appid,
-                    "a client says too often that a token was rejected"
-                );
-                Ok(rejected)
-            }
             Some(rejected) => {
                 tracing::debug!(
                     client = &*client.name,
                     account = &*account.appid,
                     "a client's token was rejected"
                 );
-                match tokens.refresh(&rejected).await {
+                match account.tokens_for(client).refresh(&rejected).await {
                     // As WeChat does with a force that comes too often.
                     Err(TokenError::OverBudget) => tokens.token().await,
                     refreshed => refreshed,

@@ -10,7 +10,7 @@ use super::client::{IncomingReply, OutgoingRequest};
 use super::exchange::{Answer, Endpoint};
 use super::secret::Secret;
 use crate::platform::{FORCES_APART, Platform};
-use crate::token::{AccessToken, BoxError, RateLimit, TokenError, TokenSource};
+use crate::token::{AccessToken, BoxError, Budget, RateLimit, TokenError, TokenSource};
 
 /// `POST /cgi-bin/stable_token`: a token that several processes can ask for without voiding each
 /// other's (WeChat's page "Get stable access token").
@@ -45,8 +45,18 @@ pub struct StableToken<S, Q> {
     endpoint: Endpoint<S, Q>,
     appid: String,
     secret: Secret,
-    forced_at: Arc<Mutex<Option<Instant>>>,
+    forced: Arc<Mutex<Forced>>,
 }
+
+/// How often a token may be forced, for all clones of a source: what the manager counts it gives
+/// back if a refresh fails, and WeChat may have counted it.
+struct Forced {
+    at: Option<Instant>,
+    budget: Budget,
+}
+
+/// WeChat forces 20 a day (its page "Get stable access token"): 6 at once and 12 that grow are 18.
+const FORCES: RateLimit = RateLimit::new(6, Duration::from_secs(2 * 60 * 60));
 
 impl<S, Q> StableToken<S, Q>
 where
@@ -58,7 +68,10 @@ where
             endpoint: Endpoint::new(http, Platform::OfficialAccount.base_url()),
             appid: appid.into(),
             secret: Secret::new(secret),
-            forced_at: Arc::default(),
+            forced: Arc::new(Mutex::new(Forced {
+                at: None,
+                budget: Budget::new(FORCES),
+            })),
         }
     }
 
@@ -73,17 +86,24 @@ where
         self
     }
 
-    fn may_force(&self) -> bool {
+    /// Counts a forced request, unless one was made just now.
+    fn may_force(&self) -> Result<bool, TokenError> {
         let now = Instant::now();
-        let mut forced_at = self
-            .forced_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if forced_at.is_some_and(|at| now < at + FORCES_APART) {
-            return false;
+        let mut forced = self.forced.lock().unwrap_or_else(PoisonError::into_inner);
+        if forced.at.is_some_and(|at| now < at + FORCES_APART) {
+            return Ok(false);
         }
-        *forced_at = Some(now);
-        true
+        if !forced.budget.take(now) {
+            return Err(TokenError::OverBudget);
+        }
+        forced.at = Some(now);
+        Ok(true)
+    }
+
+    /// WeChat has refused a forced request, and counted none.
+    fn not_forced(&self) {
+        let mut forced = self.forced.lock().unwrap_or_else(PoisonError::into_inner);
+        forced.budget.give_back();
     }
 }
 
@@ -133,7 +153,7 @@ where
             // It compares before it refreshes, and has a budget of its own.
             return Ok(self.ask(true, rejected).await?.token);
         }
-        if !self.may_force() {
+        if !self.may_force()? {
             tracing::warn!(
                 "stable_token gives the rejected token again, and may not be forced yet"
             );
@@ -141,7 +161,11 @@ where
         }
         // Not forgotten where it fails: should it have reached WeChat all the same, the next request
         // without force brings the new token.
-        Ok(self.ask(true, None).await?.token)
+        let forced = self.ask(true, None).await;
+        if matches!(&forced, Err(TokenError::Api { .. })) {
+            self.not_forced();
+        }
+        Ok(forced?.token)
     }
 
     fn account(&self) -> Option<&str> {
@@ -152,9 +176,8 @@ where
         Some(&self.appid)
     }
 
-    /// WeChat forces 20 a day (its page "Get stable access token"): 6 at once and 12 that grow are 18.
     fn refresh_limit(&self) -> Option<RateLimit> {
-        Some(RateLimit::new(6, Duration::from_secs(2 * 60 * 60)))
+        Some(FORCES)
     }
 }
 
@@ -168,7 +191,7 @@ where
             endpoint: self.endpoint.clone(),
             appid: self.appid.clone(),
             secret: self.secret.clone(),
-            forced_at: self.forced_at.clone(),
+            forced: Arc::clone(&self.forced),
         }
     }
 }

@@ -86,13 +86,32 @@ impl AccessToken {
     /// The same token, of which its source knows that it cost nothing of the platform's quota.
     pub(crate) fn at_no_cost(self) -> Self {
         let inner = &self.inner;
+        self.with(inner.issued_at, inner.expires_at, true)
+    }
+
+    /// The same token, whose life counts from when it was asked for: the source knows only when the
+    /// reply came, and that may have taken its time.
+    pub(super) fn counted_from(self, asked_at: Instant) -> Self {
+        let inner = &self.inner;
+        let life = inner.expires_at.saturating_duration_since(inner.issued_at);
+        let expires_at = inner.expires_at.min(asked_at + life);
+        if expires_at == inner.expires_at {
+            return self;
+        }
+        self.with(asked_at, expires_at, inner.free)
+    }
+
+    fn with(&self, issued_at: Instant, expires_at: Instant, free: bool) -> Self {
+        let Inner {
+            secret, encoded, ..
+        } = &*self.inner;
         AccessToken {
             inner: Arc::new(Inner {
-                secret: inner.secret.clone(),
-                encoded: inner.encoded.clone(),
-                issued_at: inner.issued_at,
-                expires_at: inner.expires_at,
-                free: true,
+                secret: secret.clone(),
+                encoded: encoded.clone(),
+                issued_at,
+                expires_at,
+                free,
             }),
         }
     }
@@ -125,8 +144,13 @@ impl AccessToken {
         self.inner.encoded.as_ref().unwrap_or(&self.inner.secret)
     }
 
+    #[cfg(any(feature = "server", test))]
     pub(crate) fn age(&self) -> Duration {
-        self.inner.issued_at.elapsed()
+        self.age_at(Instant::now())
+    }
+
+    pub(crate) fn age_at(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.inner.issued_at)
     }
 
     pub(crate) fn expires_at(&self) -> Instant {

@@ -50,7 +50,8 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(burst: u32, per: Duration) -> Self {
+    pub(crate) fn new(limit: RateLimit) -> Self {
+        let RateLimit { burst, per } = limit;
         Budget {
             burst,
             per,
@@ -59,10 +60,20 @@ impl Budget {
         }
     }
 
+    /// How many units there are.
+    pub(crate) fn left(&mut self, now: Instant) -> u32 {
+        self.grow(now);
+        self.left
+    }
+
+    /// Half of what there is at most: for those who have a better reason than others.
+    pub(crate) fn reserve(&self) -> u32 {
+        self.burst / 2
+    }
+
     /// Takes one unit, if there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
-        self.grow(now);
-        if self.left == 0 {
+        if self.left(now) == 0 {
             return false;
         }
         if self.left == self.burst {
@@ -75,13 +86,6 @@ impl Budget {
     /// Gives back one that was taken for nothing.
     pub(crate) fn give_back(&mut self) {
         self.left = self.burst.min(self.left + 1);
-    }
-
-    /// Whether there is none to take.
-    #[cfg(feature = "server")]
-    pub(crate) fn is_empty(&mut self, now: Instant) -> bool {
-        self.grow(now);
-        self.left == 0
     }
 
     fn grow(&mut self, now: Instant) {
@@ -109,7 +113,7 @@ mod tests {
     fn a_burst_and_then_one_each_period() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut budget = Budget::new(2, Duration::from_secs(60));
+        let mut budget = Budget::new(RateLimit::new(2, Duration::from_secs(60)));
         assert!(budget.take(at(0)));
         assert!(budget.take(at(1)));
         assert!(!budget.take(at(59)));
@@ -126,8 +130,11 @@ mod tests {
     #[test]
     fn a_burst_of_none_never_allows_and_a_period_of_none_always_does() {
         let now = Instant::now();
-        assert!(!Budget::new(0, Duration::from_secs(1)).take(now + Duration::from_secs(1000)));
-        let mut endless = Budget::new(1, Duration::ZERO);
+        assert!(
+            !Budget::new(RateLimit::new(0, Duration::from_secs(1)))
+                .take(now + Duration::from_secs(1000))
+        );
+        let mut endless = Budget::new(RateLimit::new(1, Duration::ZERO));
         assert!((0..100).all(|_| endless.take(now)));
     }
 }

@@ -59,6 +59,9 @@ pub enum TokenError {
     Panicked,
     /// The token was rejected, and the `refresh_budget` is used up: the manager's, or that of all processes that share a token.
     OverBudget,
+    /// The token was rejected, but calls of this method and path are rejected whatever the token, so
+    /// their rejections cause no refresh for a while.
+    Futile,
     /// The Tokio runtime that ran the token request is gone, or there is none.
     NoRuntime,
     /// A source's own failure.
@@ -152,6 +155,11 @@ impl fmt::Display for TokenError {
             TokenError::OverBudget => f.write_str(
                 "the token was rejected too often, and no new one is asked for until the refresh \
                  budget has recovered; something else may be refreshing this account's token",
+            ),
+            TokenError::Futile => f.write_str(
+                "calls of this method and path were rejected with a new token as well, or while others \
+                 were accepted with the same token, so their rejections cause no refresh for a while; \
+                 look whether their body holds an `access_token` of its own",
             ),
             TokenError::NoRuntime => {
                 f.write_str("no Tokio runtime is there to run the token request")

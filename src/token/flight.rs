@@ -8,15 +8,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::source::{ErasedSource, Issuing};
-use super::{AccessToken, TokenError};
+use super::{AccessToken, TokenError, Why};
 
 pub(super) type Outcome = Result<AccessToken, TokenError>;
 
 /// One token request that many callers wait for.
 #[derive(Clone)]
 pub(super) struct Flight {
-    pub(super) id: u64,
-    pub(super) order: Order,
+    pub(super) why: Why,
     /// When to take it for lost. Its task keeps a shorter limit of its own, but a runtime that
     /// nobody drives any more keeps none.
     pub(super) overdue: Instant,
@@ -34,51 +33,37 @@ impl Flight {
     }
 }
 
-/// What a source is asked for.
-#[derive(Clone)]
-pub(super) enum Order {
-    Any,
-    Instead(AccessToken),
-    After(AccessToken),
-}
-
-impl Order {
-    fn to<'a>(&'a self, source: &'a dyn ErasedSource) -> Issuing<'a> {
-        match self {
-            Order::Any => source.issue(None),
-            Order::Instead(rejected) => source.issue(Some(rejected)),
-            Order::After(current) => source.renew(current),
-        }
-    }
-
-    pub(super) fn is_renewal(&self) -> bool {
-        matches!(self, Order::After(_))
-    }
-
-    pub(super) fn rejected(&self) -> Option<&AccessToken> {
-        match self {
-            Order::Instead(rejected) => Some(rejected),
-            Order::Any | Order::After(_) => None,
-        }
+fn ask<'a>(source: &'a dyn ErasedSource, why: &'a Why) -> Issuing<'a> {
+    match why {
+        Why::Missing => source.issue(None),
+        Why::Rejected(rejected) => source.issue(Some(rejected)),
+        Why::Expiring(current) => source.renew(current),
     }
 }
 
 /// Asks the source until it gives a token, says no, or `timeout` is over.
-pub(super) async fn issue(source: &dyn ErasedSource, order: &Order, timeout: Duration) -> Outcome {
+pub(super) async fn issue(source: &dyn ErasedSource, why: &Why, timeout: Duration) -> Outcome {
     /// Enough to get over a restart at the other end; each attempt counts against WeChat's quota.
     const ATTEMPTS: u32 = 4;
 
     let deadline = Instant::now() + timeout;
+    let mut rng = fastrand::Rng::new();
     let mut failed = None;
     let mut attempt = 1;
     loop {
-        let attempted = catch_panic(|| order.to(source));
+        let asked_at = Instant::now();
+        let attempted = catch_panic(|| ask(source, why));
         let error = match timeout_at(deadline, attempted).await {
             Err(_) => return Err(failed.unwrap_or(TokenError::Timeout { after: timeout })),
-            Ok(Ok(token)) => return checked(token),
+            Ok(Ok(token)) => return checked(token.counted_from(asked_at)),
             Ok(Err(error)) => error,
         };
-        let pause = backoff(Duration::from_millis(200), attempt, Duration::from_secs(2));
+        let pause = backoff(
+            Duration::from_millis(200),
+            attempt,
+            Duration::from_secs(2),
+            &mut rng,
+        );
         let in_time = Instant::now() + pause < deadline;
         if !error.is_transient() || attempt == ATTEMPTS || !in_time {
             return Err(error);
@@ -92,9 +77,14 @@ pub(super) async fn issue(source: &dyn ErasedSource, order: &Order, timeout: Dur
 
 /// `first` doubled with every failure up to `longest`, and less up to a half of it by chance, so
 /// that machines which failed together do not ask together.
-pub(super) fn backoff(first: Duration, failures: u32, longest: Duration) -> Duration {
+pub(super) fn backoff(
+    first: Duration,
+    failures: u32,
+    longest: Duration,
+    rng: &mut fastrand::Rng,
+) -> Duration {
     let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    doubled.min(longest).mul_f64(1.0 - fastrand::f64() / 2.0)
+    doubled.min(longest).mul_f64(1.0 - rng.f64() / 2.0)
 }
 
 /// What no source may give, whoever wrote it.

@@ -1,29 +1,18 @@
-use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, futures::Notified, watch};
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
-use super::budget::Budget;
-use super::flight::{self, Flight, Order, Outcome};
-use super::source::ErasedSource;
-use super::{AccessToken, KeepFresh, TokenError, TokenSource};
-use crate::metrics::{self, Reason};
-use crate::warnings::Seldom;
-
-/// Longer limits than this are cut, so that adding them to an instant cannot overflow.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How long a refusal of WeChat's holds back further token requests.
-const REFUSAL_MEMORY: Duration = Duration::from_secs(30);
-
-/// A token that is rejected at a lower age than this was most likely voided by somebody else's
-/// refresh: WeChat keeps the former token good for about five minutes.
-const SUSPICIOUS_AGE: Duration = Duration::from_secs(600);
+#[cfg(feature = "server")]
+use super::RateLimit;
+use super::builder::TokenManagerBuilder;
+use super::evidence::{Endpoint, Marks, Standing};
+use super::flight::Outcome;
+use super::gate::{RefreshGate, RefreshOutcome};
+use super::policy::{Asker, Cached, Gate};
+use super::shared::{Next, Shared};
+use super::{AccessToken, KeepFresh, TokenError, TokenSource, Why};
 
 /// One account's token: cached, renewed ahead of expiry, refreshed once for everybody.
 ///
@@ -37,10 +26,13 @@ const SUSPICIOUS_AGE: Duration = Duration::from_secs(600);
 ///   that calls rarely, [`keep_fresh`](TokenManager::keep_fresh) renews by a timer.
 /// - A renewal that fails leaves the old token in use until it really expires.
 /// - What a retry may cure (errcode -1, HTTP 5xx, a broken connection) is retried within
-///   `issue_timeout`. Where request after request fails, whatever the reason, callers get the last
+///   `issue_timeout`. If request after request fails, whatever the reason, callers get the last
 ///   failure for a second, and later for up to ten, before the next is sent. What WeChat refuses (a
-///   wrong secret, a foreign address, no quota) is remembered for 30 s.
-/// - [`refresh`](TokenManager::refresh) compares before it refreshes, and a budget bounds it.
+///   wrong secret, a foreign address, no quota) is remembered for 30 s, and for up to ten minutes if
+///   WeChat goes on to refuse it.
+/// - [`refresh`](TokenManager::refresh) compares before it refreshes. A budget that suits the source
+///   bounds it, and the layer keeps calls that are rejected whatever the token from using it up: after
+///   a futile refresh a method and path causes no other for a minute, and later for up to an hour.
 ///
 /// Times are read from [`tokio::time`], so that tests can pause and move them. Asking for a token
 /// needs a Tokio runtime with its time driver on; without a runtime only a cached token is to be had.
@@ -72,81 +64,32 @@ const SUSPICIOUS_AGE: Duration = Duration::from_secs(600);
 #[derive(Clone)]
 pub struct TokenManager {
     shared: Arc<Shared>,
-    /// Whether this handle may have a rejected token replaced.
-    refreshes: bool,
+    /// What belongs to this handle and its clones.
+    handle: Arc<Handle>,
 }
 
-/// Sets a [`TokenManager`] up; made by [`TokenManager::builder`].
-pub struct TokenManagerBuilder {
-    source: Box<dyn ErasedSource>,
-    account: Option<Arc<str>>,
-    settings: Settings,
-    budget: Budget,
+/// Whose rejections come through a handle.
+#[derive(Default)]
+struct Handle {
+    gate: Option<Arc<dyn RefreshGate>>,
+    marks: Arc<Marks>,
 }
 
-struct Settings {
-    refresh_before: Option<Duration>,
-    issue_timeout: Duration,
+/// A moment before a call is sent: which rejections were known then.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moment(u64);
+
+/// What a question for a token came to.
+pub(crate) struct Refreshed {
+    pub(crate) token: Outcome,
+    /// Whether the source was asked because of it, and not because of somebody else's.
+    pub(crate) caused: bool,
 }
 
-struct Shared {
-    source: Box<dyn ErasedSource>,
-    account: OnceLock<Arc<str>>,
-    settings: Settings,
-    current: ArcSwapOption<Cached>,
-    state: Mutex<State>,
-    /// Told whenever a flight ends, for the timers of `keep_fresh`.
-    landed: Notify,
-    rival_warning: Seldom,
-}
-
-struct Cached {
-    token: AccessToken,
-    renew_at: Instant,
-}
-
-struct State {
-    flight: Option<Flight>,
-    flights: u64,
-    /// The answer to everybody until then, in place of another token request.
-    held_back: Option<(TokenError, Instant)>,
-    failures: u32,
-    /// No renewal ahead of time before this.
-    renewals_rest_until: Instant,
-    budget: Budget,
-    budget_warned: bool,
-    /// Whether the last flight ended so.
-    source_over_budget: bool,
-    /// No refresh of a rejected token before this, as the source's budget is used up.
-    no_refresh_until: Option<Instant>,
-}
-
-/// Why a token is wanted.
-#[derive(Clone, Copy)]
-enum Want<'a> {
-    /// There is none, or it has expired.
-    Any,
-    /// WeChat has turned this one down.
-    Instead(&'a AccessToken),
-    /// The current one expires soon.
-    Renewal,
-}
-
-impl Want<'_> {
-    fn reason(self) -> Reason {
-        match self {
-            Want::Any => Reason::Missing,
-            Want::Instead(_) => Reason::Rejected,
-            Want::Renewal => Reason::Expiring,
-        }
+impl Refreshed {
+    fn new(token: Outcome, caused: bool) -> Self {
+        Refreshed { token, caused }
     }
-}
-
-/// What to do about it.
-enum Next {
-    Have(AccessToken),
-    Give(TokenError),
-    Wait(Flight),
 }
 
 impl TokenManager {
@@ -157,23 +100,22 @@ impl TokenManager {
 
     /// Sets a manager up.
     pub fn builder(source: impl TokenSource) -> TokenManagerBuilder {
-        TokenManagerBuilder {
-            account: source.account().map(Arc::from),
-            source: Box::new(source),
-            settings: Settings {
-                refresh_before: None,
-                issue_timeout: Duration::from_secs(10),
-            },
-            budget: Budget::new(5, Duration::from_secs(60)),
+        TokenManagerBuilder::new(source)
+    }
+
+    pub(super) fn of(shared: Arc<Shared>) -> Self {
+        TokenManager {
+            shared,
+            handle: Arc::default(),
         }
     }
 
-    /// The current token, or a new one where there is none.
+    /// The current token, or a new one if there is none.
     ///
     /// # Errors
     ///
-    /// Says why no token could be had. The next call asks anew, but for what WeChat refused within
-    /// the last 30 s, and for pauses of at most 10 s after several failures in a row.
+    /// Says why no token could be had. The next call asks anew, but for what WeChat refused a short
+    /// while ago, and for pauses of at most 10 s after several failures in a row.
     ///
     /// # Cancel safety
     ///
@@ -181,15 +123,15 @@ impl TokenManager {
     pub async fn token(&self) -> Result<AccessToken, TokenError> {
         match self.ready_token() {
             Some(token) => Ok(token),
-            None => self.obtain(Want::Any).await,
+            None => self.obtain(Why::Missing, Standing::Plain).await.token,
         }
     }
 
-    /// A token other than `rejected`, which WeChat has just turned down.
+    /// A token other than `rejected`, which WeChat has just rejected.
     ///
     /// Asks the source only if the current token still is the rejected one, so that a late report
     /// about an old token does not throw the new one away. The source may give the rejected token
-    /// again when it has no other.
+    /// again when it has no other; then it is asked again after a second at the soonest.
     ///
     /// # Errors
     ///
@@ -200,19 +142,22 @@ impl TokenManager {
     ///
     /// Dropping the future loses nothing: the token request goes on and fills the cache.
     pub async fn refresh(&self, rejected: &AccessToken) -> Result<AccessToken, TokenError> {
-        if !self.refreshes {
-            let other = self.cached().filter(|current| current != rejected);
-            return other.ok_or(TokenError::OverBudget);
-        }
-        self.obtain(Want::Instead(rejected)).await
+        self.report(rejected);
+        let why = Why::Rejected(rejected.clone());
+        self.obtain(why, Standing::Plain).await.token
     }
 
-    /// The same tokens for somebody whose rejections are not to be believed.
-    #[cfg(feature = "server")]
-    pub(crate) fn without_refresh(&self) -> TokenManager {
+    /// A handle to the same tokens whose refreshes `gate` decides.
+    ///
+    /// What is known of calls that are rejected whatever the token is kept for each such handle by
+    /// itself.
+    pub fn with_gate(&self, gate: impl RefreshGate) -> TokenManager {
         TokenManager {
-            refreshes: false,
-            ..self.clone()
+            shared: Arc::clone(&self.shared),
+            handle: Arc::new(Handle {
+                gate: Some(Arc::new(gate)),
+                marks: Arc::default(),
+            }),
         }
     }
 
@@ -231,7 +176,8 @@ impl TokenManager {
     /// Renews the token ahead of its expiry, asked or not, while the guard lives.
     ///
     /// Gets the first token at once. A failure is tried again after a second or two, then ever more
-    /// rarely, up to a minute apart; what WeChat refused after 30 s at the soonest.
+    /// rarely, up to a minute apart; what WeChat refused after 30 s at the soonest, and after up to ten
+    /// minutes if WeChat goes on to refuse it.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -256,7 +202,7 @@ impl TokenManager {
         KeepFresh::start(self.clone())
     }
 
-    /// The current token, without waiting; sets off its renewal where that is due.
+    /// The current token, without waiting; sets off its renewal if that is due.
     pub(crate) fn ready_token(&self) -> Option<AccessToken> {
         let cached = self.shared.current.load();
         let Cached { token, renew_at } = &**cached.as_ref()?;
@@ -267,63 +213,156 @@ impl TokenManager {
         if now >= *renew_at {
             // Whoever holds the lock sees to the renewal; a caller with a good token never waits.
             if let Some(state) = self.shared.try_lock() {
-                self.shared.next(state, Want::Renewal);
+                let why = Why::Expiring(token.clone());
+                self.shared.next(state, &why, Asker::default(), None);
             }
         }
         Some(token.clone())
     }
 
-    async fn obtain(&self, want: Want<'_>) -> Outcome {
+    /// To be noted before a call is sent, for [`accepted`](TokenManager::accepted).
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.shared.rejections())
+    }
+
+    /// WeChat has accepted `token` for a call that was sent at `moment`.
+    pub(crate) fn accepted(&self, token: &AccessToken, moment: Moment) {
+        self.shared.accepted(token, moment.0);
+    }
+
+    /// [`refresh`](TokenManager::refresh) because of a call of `endpoint`.
+    pub(crate) async fn refresh_for(
+        &self,
+        rejected: &AccessToken,
+        endpoint: &Endpoint,
+    ) -> Refreshed {
+        let now = Instant::now();
+        let standing = self.handle.marks.standing(endpoint, now);
+        if standing == Standing::Plain {
+            self.report(rejected);
+        }
+        if standing != Standing::Marked {
+            self.shared
+                .doubt(rejected, endpoint, &self.handle.marks, now);
+        }
+        self.obtain(Why::Rejected(rejected.clone()), standing).await
+    }
+
+    /// A call of `endpoint` was rejected, sent again with another token, and rejected again.
+    pub(crate) fn replay_rejected(&self, endpoint: &Endpoint) {
+        self.handle.marks.futile(endpoint, Instant::now());
+    }
+
+    /// A call of `endpoint` was rejected with `rejected`, sent again with another token, and accepted;
+    /// whether it `caused` the refresh.
+    pub(crate) fn replay_accepted(
+        &self,
+        rejected: &AccessToken,
+        endpoint: &Endpoint,
+        caused: bool,
+    ) {
+        self.handle.marks.useful(endpoint);
+        if let (Some(gate), true) = (&self.handle.gate, caused) {
+            gate.outcome(rejected, RefreshOutcome::ReplayAccepted);
+        }
+    }
+
+    fn report(&self, rejected: &AccessToken) {
+        if let Some(gate) = &self.handle.gate {
+            gate.reported(rejected);
+        }
+    }
+
+    async fn obtain(&self, why: Why, standing: Standing) -> Refreshed {
+        let mut caused = false;
         // A flight is lost when its runtime is; the next one flies on ours. If that is lost too,
         // ours is going down.
         let mut lost = 0;
         while lost < 3 {
-            let flight = match self.shared.next(self.shared.lock(), want) {
-                Next::Have(token) => return Ok(token),
-                Next::Give(error) => return Err(error),
-                Next::Wait(flight) => flight,
+            let flight = match self.next(&why, standing) {
+                Next::Have(token) => return Refreshed::new(Ok(token), caused),
+                Next::Give(error) => return Refreshed::new(Err(error), caused),
+                Next::Join(flight) => flight,
+                Next::TookOff(flight) => {
+                    caused = true;
+                    flight
+                }
+                // `next` has asked it.
+                Next::AskGate => return Refreshed::new(Err(TokenError::OverBudget), caused),
             };
-            let order = flight.order.clone();
+            let flown_for = flight.why.clone();
             match flight.landed().await {
                 None => lost += 1,
-                Some(Ok(token)) => match want {
+                Some(Ok(token)) => match &why {
                     // It took off before the rejection was known, so it may well have brought back
-                    // the rejected token; the next one is told.
-                    Want::Instead(rejected)
-                        if token == *rejected && order.rejected() != Some(rejected) => {}
-                    _ => return Ok(token),
+                    // the rejected token; the next flight knows.
+                    Why::Rejected(rejected)
+                        if token == *rejected && flown_for.rejected() != Some(rejected) => {}
+                    _ => return Refreshed::new(Ok(token), caused),
                 },
-                // A renewal may fail and leave a token in use that somebody else has seen rejected: not all sources try as
-                // hard for it.
-                Some(Err(_))
-                    if order.is_renewal() && !matches!(want, Want::Renewal) && lost == 0 =>
-                {
+                // A renewal may fail and leave a token in use that somebody else has seen rejected:
+                // not all sources try as hard for it.
+                Some(Err(_)) if flown_for.is_renewal() && !why.is_renewal() && lost == 0 => {
                     lost += 1;
                 }
-                Some(Err(error)) => return Err(error),
+                Some(Err(error)) => return Refreshed::new(Err(error), caused),
             }
         }
-        Err(TokenError::NoRuntime)
+        Refreshed::new(Err(TokenError::NoRuntime), caused)
+    }
+
+    /// Asks the policy, and the gate if the policy wants it to be asked.
+    fn next(&self, why: &Why, standing: Standing) -> Next {
+        let gate = self.handle.gate.as_ref();
+        let mut asked = gate.map_or(Gate::Open, |_| Gate::Unasked);
+        loop {
+            let asker = Asker {
+                standing,
+                gate: asked,
+            };
+            let next = self.shared.next(self.shared.lock(), why, asker, gate);
+            let (Some(gate), Some(rejected)) = (gate, why.rejected()) else {
+                return next;
+            };
+            match next {
+                // Here and not in the policy: the gate is somebody else's code, and no lock is held.
+                Next::AskGate => {
+                    asked = match gate.take_off(rejected) {
+                        true => Gate::Granted,
+                        false => Gate::Refused,
+                    };
+                }
+                Next::TookOff(_) => return next,
+                // Somebody else was faster.
+                Next::Have(_) | Next::Give(_) | Next::Join(_) => {
+                    if asked == Gate::Granted {
+                        gate.outcome(rejected, RefreshOutcome::Free);
+                    }
+                    return next;
+                }
+            }
+        }
+    }
+
+    /// Why the last token request failed, if none has succeeded since.
+    pub(crate) fn last_error(&self) -> Option<TokenError> {
+        self.shared.lock().policy.last_error().cloned()
     }
 
     /// When [`renew`](TokenManager::renew) has something to do.
     pub(super) fn renewal_due(&self) -> Instant {
-        let now = Instant::now();
-        let due = match &*self.shared.current.load() {
-            Some(cached) if cached.token.lives_at(now) => cached.renew_at,
-            _ => now,
-        };
-        due.max(self.shared.lock().renewals_rest_until)
+        let current = self.shared.current.load();
+        let state = self.shared.lock();
+        state.policy.renewal_due(current.as_deref(), Instant::now())
     }
 
     /// Renews the token, or gets the first one, and waits until that is done.
     pub(super) async fn renew(&self) {
-        let want = match self.cached() {
-            Some(_) => Want::Renewal,
-            None => Want::Any,
+        let why = match self.cached() {
+            Some(token) => Why::Expiring(token),
+            None => Why::Missing,
         };
-        let next = self.shared.next(self.shared.lock(), want);
-        if let Next::Wait(flight) = next {
+        if let Next::Join(flight) | Next::TookOff(flight) = self.next(&why, Standing::Plain) {
             flight.landed().await;
         }
     }
@@ -333,10 +372,16 @@ impl TokenManager {
         self.shared.account.get()
     }
 
-    /// What the account is called from now on, where neither the source nor the builder has said it.
+    /// What the account is called from now on, if neither the source nor the builder has said it.
     #[cfg(feature = "server")]
     pub(crate) fn call_it(&self, account: &Arc<str>) {
         let _ = self.shared.account.set(Arc::clone(account));
+    }
+
+    /// How often the account's rejected token may be replaced.
+    #[cfg(feature = "server")]
+    pub(crate) fn refresh_limit(&self) -> RateLimit {
+        self.shared.lock().policy.refresh_limit()
     }
 
     /// Resolves when a flight ends after this call.
@@ -345,356 +390,11 @@ impl TokenManager {
     }
 }
 
-impl TokenManagerBuilder {
-    /// What the account is called in logs and metrics; default: what the source says, its appid.
-    pub fn account<'a>(mut self, account: impl Into<Cow<'a, str>>) -> Self {
-        self.account = Some(Arc::from(&*account.into()));
-        self
-    }
-
-    /// How long before its expiry a token is renewed, at most; default 270 s.
-    ///
-    /// Up to a fifth less by chance, and never more than a tenth of the token's life where this is
-    /// not set, a half of it where it is. `stable_token` goes on giving the same token until 300 s
-    /// before its expiry (WeChat's page "Get stable access token"), so with it a longer time only
-    /// means asking in vain.
-    pub fn refresh_before(mut self, before: Duration) -> Self {
-        self.settings.refresh_before = Some(before);
-        self
-    }
-
-    /// How long a token request may take, all its attempts together; default 10 s, a day at most.
-    pub fn issue_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.issue_timeout = timeout.min(LONGEST_TIMEOUT);
-        self
-    }
-
-    /// How many refreshes of a rejected token are allowed: `burst` at once, then one more every
-    /// `per`; default 5 and 60 s.
-    ///
-    /// Some rejections no refresh can cure (a body that contains `&access_token=` is one), and
-    /// WeChat allows 2000 token requests a day.
-    pub fn refresh_budget(mut self, burst: u32, per: Duration) -> Self {
-        self.budget = Budget::new(burst, per);
-        self
-    }
-
-    /// The manager.
-    pub fn build(self) -> TokenManager {
-        metrics::describe();
-        TokenManager {
-            refreshes: true,
-            shared: Arc::new(Shared {
-                source: self.source,
-                account: self.account.map(OnceLock::from).unwrap_or_default(),
-                settings: self.settings,
-                current: ArcSwapOption::empty(),
-                state: Mutex::new(State {
-                    flight: None,
-                    flights: 0,
-                    held_back: None,
-                    failures: 0,
-                    renewals_rest_until: Instant::now(),
-                    budget: self.budget,
-                    budget_warned: false,
-                    source_over_budget: false,
-                    no_refresh_until: None,
-                }),
-                landed: Notify::new(),
-                rival_warning: Seldom::default(),
-            }),
-        }
-    }
-}
-
-impl Shared {
-    fn account(&self) -> Option<&str> {
-        self.account.get().map(|account| &**account)
-    }
-
-    /// Never held across an await, and nothing of a user's runs under it: no source, no subscriber
-    /// of `tracing`'s, and no `spawn`, which drops the task at once on a runtime that is shut down.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
-        match self.state.try_lock() {
-            Ok(state) => Some(state),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
-    /// Compares what is wanted with what there is; starts a flight where one is needed.
-    fn next(self: &Arc<Self>, mut state: MutexGuard<'_, State>, want: Want<'_>) -> Next {
-        let now = Instant::now();
-        let current = self.current.load_full();
-        let live = current.as_ref().filter(|c| c.token.lives_at(now));
-        match (want, live) {
-            (Want::Any, Some(live)) => return Next::Have(live.token.clone()),
-            (Want::Instead(rejected), Some(live)) if live.token != *rejected => {
-                return Next::Have(live.token.clone());
-            }
-            (Want::Renewal, Some(live))
-                if now < live.renew_at || now < state.renewals_rest_until =>
-            {
-                return Next::Have(live.token.clone());
-            }
-            _ => {}
-        }
-        let Ok(runtime) = Handle::try_current() else {
-            return Next::Give(TokenError::NoRuntime);
-        };
-        if let Some(flight) = state.flight.as_ref().filter(|f| now < f.overdue) {
-            return Next::Wait(flight.clone());
-        }
-        if let Some((error, until)) = &state.held_back {
-            if now < *until {
-                return Next::Give(error.clone());
-            }
-        }
-        let order = match (want, live) {
-            (Want::Instead(rejected), _) => Order::Instead(rejected.clone()),
-            (Want::Renewal, Some(live)) => Order::After(live.token.clone()),
-            _ => Order::Any,
-        };
-        let rejected = order.rejected().cloned();
-        let rejected_live = rejected.as_ref().filter(|_| live.is_some());
-        if rejected_live.is_some() {
-            if state.no_refresh_until.is_some_and(|until| now < until) {
-                return Next::Give(TokenError::OverBudget);
-            }
-            if !state.budget.take(now) {
-                let warned = std::mem::replace(&mut state.budget_warned, true);
-                drop(state);
-                if !warned {
-                    self.warn_of_the_budget();
-                }
-                metrics::refresh_over_budget(self.account.get());
-                return Next::Give(TokenError::OverBudget);
-            }
-            state.budget_warned = false;
-        }
-        let (flight, pilot) = self.take_off(&mut state, order, want.reason());
-        drop(state);
-        if let Some(rejected) = rejected_live {
-            self.suspect_a_rival(rejected);
-        }
-        tracing::debug!(
-            account = self.account(),
-            rejected = rejected.is_some(),
-            "asking for an access_token"
-        );
-        runtime.spawn(pilot.fly());
-        Next::Wait(flight)
-    }
-
-    fn take_off(
-        self: &Arc<Self>,
-        state: &mut State,
-        order: Order,
-        reason: Reason,
-    ) -> (Flight, Pilot) {
-        let (landing, watch) = watch::channel(None);
-        state.flights += 1;
-        let flight = Flight {
-            id: state.flights,
-            order,
-            overdue: Instant::now() + self.settings.issue_timeout + Duration::from_secs(1),
-            landing: watch,
-        };
-        state.flight = Some(flight.clone());
-        let pilot = Pilot {
-            shared: Arc::clone(self),
-            id: flight.id,
-            order: flight.order.clone(),
-            reason,
-            landing,
-        };
-        (flight, pilot)
-    }
-
-    fn tell(&self, outcome: &Outcome, now: Instant) {
-        let account = self.account();
-        match outcome {
-            Ok(token) => {
-                let seconds = token.expires_in().as_secs();
-                tracing::debug!(account, seconds, "a new access_token");
-            }
-            Err(TokenError::OverBudget) => self.warn_of_the_budget(),
-            Err(error) => {
-                let current = self.current.load();
-                let kept = current.as_ref().is_some_and(|c| c.token.lives_at(now));
-                tracing::warn!(account, %error, old_token_kept = kept, "no new access_token");
-            }
-        }
-    }
-
-    fn warn_of_the_budget(&self) {
-        tracing::warn!(
-            account = self.account(),
-            "tokens are rejected again and again, and the refresh budget is used up: replies with \
-             the rejection are handed on. Something else may be refreshing this account, or \
-             requests may hold an `access_token` of their own in their body"
-        );
-    }
-
-    /// Tells when a token was rejected too soon after its issue.
-    fn suspect_a_rival(&self, rejected: &AccessToken) {
-        let age = rejected.age();
-        if age < SUSPICIOUS_AGE && self.rival_warning.is_due() {
-            tracing::warn!(
-                account = self.account(),
-                age_seconds = age.as_secs(),
-                "an access_token was rejected soon after it was issued: something else refreshes \
-                 this account's token"
-            );
-        }
-    }
-
-    fn store(&self, token: AccessToken, now: Instant) {
-        let life = token.expires_at().saturating_duration_since(now);
-        let renew_at = token.expires_at() - self.margin(life);
-        self.current
-            .store(Some(Arc::new(Cached { token, renew_at })));
-    }
-
-    /// How long before its expiry to renew a token that has `life` before it.
-    fn margin(&self, life: Duration) -> Duration {
-        let margin = match self.settings.refresh_before {
-            Some(before) => before.min(life / 2),
-            // Under the 300 s in which `stable_token` gives a new token.
-            None => Duration::from_secs(270).min(life / 10),
-        };
-        margin.mul_f64(1.0 - fastrand::f64() / 5.0)
-    }
-}
-
-/// Sees to it that a flight never stays in the manager after its task is gone, or when there never
-/// was one.
-struct Pilot {
-    shared: Arc<Shared>,
-    id: u64,
-    order: Order,
-    reason: Reason,
-    landing: watch::Sender<Option<Outcome>>,
-}
-
-impl Pilot {
-    async fn fly(self) {
-        let timeout = self.shared.settings.issue_timeout;
-        let outcome = flight::issue(&*self.shared.source, &self.order, timeout).await;
-        self.land(outcome);
-    }
-
-    fn land(self, outcome: Outcome) {
-        let now = Instant::now();
-        let mut state = self.shared.lock();
-        let in_time = self.owns_flight(&state);
-        let mut silent = false;
-        if in_time {
-            state.flight = None;
-            // A budget that processes share is the source's; once is enough to be told of it, too.
-            let over = matches!(outcome, Err(TokenError::OverBudget));
-            silent = over && state.source_over_budget;
-            state.source_over_budget = over;
-            match &outcome {
-                Ok(token) => {
-                    state.succeed(now);
-                    // Fetched first and swapped now: there is no moment without a token.
-                    self.shared.store(token.clone(), now);
-                }
-                Err(error) => state.fail(error, &self.order, now),
-            }
-        }
-        drop(state);
-        if in_time {
-            if !silent {
-                self.shared.tell(&outcome, now);
-            }
-            metrics::refreshed(self.shared.account.get(), self.reason, &outcome);
-        }
-        self.landing.send_replace(Some(outcome));
-    }
-
-    /// A flight that was taken for lost has been replaced, and may not overwrite what came after.
-    fn owns_flight(&self, state: &State) -> bool {
-        state.flight.as_ref().is_some_and(|f| f.id == self.id)
-    }
-}
-
-impl Drop for Pilot {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        if self.owns_flight(&state) {
-            state.flight = None;
-        }
-        drop(state);
-        self.shared.landed.notify_waiters();
-    }
-}
-
-impl State {
-    fn succeed(&mut self, now: Instant) {
-        self.held_back = None;
-        self.no_refresh_until = None;
-        self.failures = 0;
-        self.renewals_rest_until = now;
-    }
-
-    fn fail(&mut self, error: &TokenError, order: &Order, now: Instant) {
-        if matches!(error, TokenError::OverBudget) {
-            // It is about rejected tokens only, and another process may have a new one any moment. Nobody was asked for one, so the
-            // manager's own budget has lost nothing either.
-            if order.rejected().is_some() {
-                self.budget.give_back();
-            }
-            self.no_refresh_until = Some(now + Duration::from_secs(1));
-            return;
-        }
-        self.failures += 1;
-        let pause = flight::backoff(
-            Duration::from_secs(2),
-            self.failures,
-            Duration::from_secs(60),
-        );
-        self.renewals_rest_until = now + pause;
-        let hold = if error.is_refusal() {
-            REFUSAL_MEMORY
-        } else if self.failures > 1 && !order.is_renewal() {
-            // After one failure the next caller may try at once. An outage is another matter: with
-            // callers one after the other it would cost a quota of requests in ten minutes. Renewals rest as it is, and
-            // whoever has no token need not share their luck.
-            flight::backoff(
-                Duration::from_secs(1),
-                self.failures - 1,
-                Duration::from_secs(10),
-            )
-        } else {
-            return;
-        };
-        self.held_back = Some((error.clone(), now + hold));
-        self.renewals_rest_until = self.renewals_rest_until.max(now + hold);
-    }
-}
-
 impl fmt::Debug for TokenManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenManager")
             .field("account", &self.account())
             .field("cached", &self.cached())
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for TokenManagerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenManagerBuilder")
-            .field("account", &self.account)
-            .field("refresh_before", &self.settings.refresh_before)
-            .field("issue_timeout", &self.settings.issue_timeout)
-            .field("budget", &self.budget)
             .finish_non_exhaustive()
     }
 }

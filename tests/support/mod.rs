@@ -7,6 +7,7 @@
 
 pub mod programs;
 pub mod redis_server;
+pub mod world;
 
 use std::error::Error as StdError;
 use std::future::IntoFuture;

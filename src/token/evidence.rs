@@ -1,0 +1,172 @@
+//! Which calls are rejected whatever the token (M9).
+//!
+//! WeChat rejects a good token if, say, the body of the call holds `&access_token=`. A refresh does
+//! not cure that. A method and path whose rejections turned out to be such cause no refresh for a
+//! while, so that they cannot use up the refreshes that a really dead token needs.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::AccessToken;
+
+/// How long a mark lasts at first. It doubles with every futile refresh.
+const FIRST_MARK: Duration = Duration::from_secs(60);
+const LONGEST_MARK: Duration = Duration::from_secs(60 * 60);
+
+/// After so long without another futile refresh the path is as any other.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The names of paths are somebody else's to choose.
+const MOST_MARKS: usize = 256;
+const LONGEST_PATH: usize = 128;
+
+/// How many rejections wait for evidence, and for how long.
+const MOST_OPEN: usize = 64;
+const OPEN_FOR: Duration = Duration::from_secs(60);
+
+/// The method and path of a call, as one text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Endpoint(Arc<str>);
+
+impl Endpoint {
+    pub(crate) fn new(method: &str, path: &str) -> Self {
+        let mut end = LONGEST_PATH.min(path.len());
+        while !path.is_char_boundary(end) {
+            end -= 1;
+        }
+        Endpoint(format!("{method} {}", &path[..end]).into())
+    }
+}
+
+/// How much a rejection at an endpoint says about the token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// As much as any.
+    #[default]
+    Plain,
+    /// Little: refreshes because of this endpoint were futile before.
+    Suspect,
+    /// Nothing for now.
+    Marked,
+}
+
+/// The endpoints of one handle whose rejections were futile.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    table: Mutex<HashMap<Endpoint, Mark>>,
+}
+
+#[derive(Debug)]
+struct Mark {
+    times: u32,
+    at: Instant,
+    until: Instant,
+}
+
+impl Marks {
+    pub(super) fn standing(&self, endpoint: &Endpoint, now: Instant) -> Standing {
+        match lock(&self.table).get(endpoint) {
+            Some(mark) if now < mark.until => Standing::Marked,
+            Some(mark) if now < mark.at + FORGOTTEN_AFTER => Standing::Suspect,
+            _ => Standing::Plain,
+        }
+    }
+
+    /// A refresh because of `endpoint` was futile.
+    pub(super) fn futile(&self, endpoint: &Endpoint, now: Instant) {
+        let mut table = lock(&self.table);
+        if table.len() >= MOST_MARKS && !table.contains_key(endpoint) {
+            let oldest = table.iter().min_by_key(|(_, mark)| mark.at);
+            if let Some(oldest) = oldest.map(|(endpoint, _)| endpoint.clone()) {
+                table.remove(&oldest);
+            }
+        }
+        let mark = table.entry(endpoint.clone()).or_insert(Mark {
+            times: 0,
+            at: now,
+            until: now,
+        });
+        // Many calls find out at once that one and the same refresh was futile.
+        if mark.times > 0 && now < mark.until {
+            return;
+        }
+        if now >= mark.at + FORGOTTEN_AFTER {
+            mark.times = 0;
+        }
+        let life = FIRST_MARK.saturating_mul(1 << mark.times.min(16));
+        mark.times = mark.times.saturating_add(1);
+        mark.at = now;
+        mark.until = now + life.min(LONGEST_MARK);
+    }
+
+    /// A call of `endpoint` was accepted with the new token.
+    pub(super) fn useful(&self, endpoint: &Endpoint) {
+        lock(&self.table).remove(endpoint);
+    }
+}
+
+/// Rejections of the current token that a later acceptance of it may prove wrong.
+#[derive(Default)]
+pub(super) struct Open {
+    entries: VecDeque<Entry>,
+}
+
+struct Entry {
+    token: AccessToken,
+    endpoint: Endpoint,
+    marks: Arc<Marks>,
+    /// How many rejections had been received with this one.
+    number: u64,
+    at: Instant,
+}
+
+impl Open {
+    pub(super) fn add(
+        &mut self,
+        token: &AccessToken,
+        endpoint: &Endpoint,
+        marks: &Arc<Marks>,
+        number: u64,
+        now: Instant,
+    ) {
+        self.forget(now);
+        if self.entries.len() >= MOST_OPEN {
+            self.entries.pop_front();
+        }
+        self.entries.push_back(Entry {
+            token: token.clone(),
+            endpoint: endpoint.clone(),
+            marks: Arc::clone(marks),
+            number,
+            at: now,
+        });
+    }
+
+    /// `token` was accepted for a call that was sent when `sent_after` rejections had been received.
+    pub(super) fn accepted(&mut self, token: &AccessToken, sent_after: u64, now: Instant) {
+        self.forget(now);
+        self.entries.retain(|entry| {
+            // One that came in after the call was sent is no older than the acceptance.
+            let refuted = entry.number <= sent_after && entry.token == *token;
+            if refuted {
+                entry.marks.futile(&entry.endpoint, now);
+            }
+            !refuted
+        });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.entries.retain(|entry| now < entry.at + OPEN_FOR);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
