@@ -174,9 +174,8 @@ where
                 token
             }
             Err(error) => {
-                // The manager will try again, for the same cause.
-                let refund = price.filter(|_| error.is_transient());
-                if let Err(silence) = lease.give_back(refund).await {
+                // Whatever it was, there is no token that was counted.
+                if let Err(silence) = lease.give_back(price).await {
                     self.known.keep_silence(&error, silence);
                 }
                 self.count("failed");
