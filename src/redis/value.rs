@@ -37,7 +37,8 @@ where
             return Err("it has expired already");
         }
         // It lives from when it was asked for, and the reply may have taken its time.
-        let late = asked_at.elapsed().saturating_sub(token.age());
+        let now = Instant::now();
+        let late = (now - asked_at).saturating_sub(token.age_at(now));
         let life = expires_in.min(LONGEST_LIFE).saturating_sub(late);
         let value = self.sealed_or_plain(layout, layout.text_of(token))?;
         match self.token_in(layout, &value) {
