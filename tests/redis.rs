@@ -621,7 +621,7 @@ async fn with_redis_away_each_process_asks_for_itself_or_fails_as_it_is_told() {
     };
     assert_eq!(away().issue(None).await.unwrap().secret(), "S3CRET-1");
     let error = away().outage(Outage::Fail).issue(None).await.unwrap_err();
-    assert!(matches!(error, TokenError::Other(_)));
+    assert!(matches!(error, TokenError::Transport(_)));
     let said = error.to_string();
     assert!(
         said.contains("Redis is out of reach: Connection refused"),

@@ -195,8 +195,9 @@ async fn a_wrong_password_is_told_at_error_level_once_and_the_process_goes_on() 
     let failing = RedisTokens::new(as_app(&redis, "wr0ng"), good())
         .layout(Layout::new("k"))
         .outage(Outage::Fail);
-    let error = failing.issue(None).await.unwrap_err().to_string();
-    assert!(error.contains("WRONGPASS"), "{error}");
+    let error = failing.issue(None).await.unwrap_err();
+    assert!(matches!(error, TokenError::Other(_)), "{error}");
+    assert!(error.to_string().contains("WRONGPASS"), "{error}");
 }
 
 #[tokio::test]

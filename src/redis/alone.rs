@@ -24,8 +24,12 @@ where
             self.count(if refused { "refused" } else { "outage" });
             self.tell_of(&error, "no new access_token is asked for");
             let text = self.server.told(&error);
-            // Not a `Transport`: the manager would repeat it at once, and wait for Redis four times over.
-            return Err(TokenError::Other(ClientError::told(error, &text)));
+            let told = ClientError::told(error, &text);
+            // The same call may go well soon, or not before a person has done something.
+            return Err(match refused {
+                false => TokenError::Transport(told),
+                true => TokenError::Other(told),
+            });
         }
         self.count(if refused { "refused" } else { "local" });
         self.tell_of(&error, "this process asks for an access_token of its own");

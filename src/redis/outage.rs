@@ -12,7 +12,8 @@ pub enum Outage {
     /// somebody corrects it, leads to the same: the log has it as an error.
     #[default]
     IssueLocally,
-    /// Fail, with [`TokenError::Other`](crate::TokenError::Other), when Redis has been asked for
-    /// [`RedisTokens::timeout`](crate::redis::RedisTokens::timeout); the next caller may try again at once.
+    /// Fail, with [`TokenError::Transport`](crate::TokenError::Transport), when Redis has been asked for
+    /// [`RedisTokens::timeout`](crate::redis::RedisTokens::timeout); the next caller may try again at once. A Redis that refuses makes
+    /// it [`TokenError::Other`](crate::TokenError::Other).
     Fail,
 }

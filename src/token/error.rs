@@ -110,7 +110,7 @@ impl TokenError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             TokenError::Api { errcode, .. } => *errcode == platform::BUSY,
-            TokenError::Transport(_) => true,
+            TokenError::Transport(error) => !is_of_redis(error),
             TokenError::Status(status) => status.is_server_error(),
             _ => false,
         }
@@ -120,6 +120,17 @@ impl TokenError {
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, TokenError::Api { errcode, .. } if *errcode != platform::BUSY)
     }
+}
+
+/// Whether Redis is what is away: it has been waited for already, and attempts at attempts multiply.
+#[cfg(feature = "redis")]
+fn is_of_redis(error: &ClientError) -> bool {
+    error.get_ref().is::<redis::RedisError>()
+}
+
+#[cfg(not(feature = "redis"))]
+fn is_of_redis(_: &ClientError) -> bool {
+    false
 }
 
 impl fmt::Display for TokenError {
