@@ -98,6 +98,7 @@ mod share;
 mod tokens;
 mod trouble;
 mod value;
+mod wx_java;
 
 pub use self::check::CheckError;
 pub use self::layout::Layout;

@@ -87,12 +87,12 @@ where
         let mut asked_at = started_at;
         let mut claimed_twice = false;
         let mut answer = self.server.run(&scripts::read(layout)).await?;
-        self.tell_of_recovery();
         loop {
             match answer {
                 Answer::Found(found, milliseconds) => {
                     let token = self.usable(layout, want, &found, milliseconds, asked_at);
                     if let Some(token) = token {
+                        self.tell_of_recovery();
                         self.count("shared");
                         tracing::debug!(account = self.account(), "the shared access_token");
                         return Ok(token);
@@ -218,6 +218,7 @@ where
             Ok(_) => {
                 lease.hold(false);
                 self.server.announce(layout.channel_name()).await;
+                self.tell_of_recovery();
                 self.count("issued");
                 Ok(token)
             }
