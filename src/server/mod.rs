@@ -53,7 +53,8 @@
 //! - `stable_token` with `"force_refresh": true` is how a client says that its token is dead; with
 //!   `"rejected_token": "…"` beside it, which one, and then the server refreshes only if that is the current one. Without, a
 //!   force within 30 s after the last refresh is ignored, as WeChat does. Refreshes are bounded for the account, by
-//!   [`refresh_budget`](crate::TokenManagerBuilder::refresh_budget), and for each client, by [`refresh_limit`](ServerBuilder::refresh_limit).
+//!   [`refresh_budget`](crate::TokenManagerBuilder::refresh_budget), and for each client, which pays for those that it causes, by
+//!   [`refresh_limit`](ServerBuilder::refresh_limit).
 //! - `GET /healthz`: 200, the process is up. `GET /readyz`: 200 when every account has a live token, else 503; its JSON
 //!   says which.
 //! - `GET /metrics`, where [`metrics`](ServerBuilder::metrics) says how.
