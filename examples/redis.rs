@@ -35,8 +35,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, 
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
-use tower_wechat::redis::RedisTokens;
-use tower_wechat::{AuthOutcome, ClientCredential, TokenManager, WechatAuthLayer};
+use tower_wechat::redis::{Layout, RedisTokens};
+use tower_wechat::{
+    AuthOutcome, ClientCredential, TokenError, TokenManager, WechatAuthLayer, source_fn,
+};
 
 use self::support::{Account, Failure, explain, variable};
 
@@ -109,7 +111,7 @@ async fn demonstrate() -> Result<(), Failure> {
     }
     let account = Account::from_env().await?;
     let (redis, _server) = match variable("WECHAT_REDIS") {
-        Some(redis) => (answering(redis).await?, None),
+        Some(redis) => (usable(redis, &account).await?, None),
         None => {
             let (redis, server) = start_redis().await?;
             (redis, Some(server))
@@ -199,11 +201,15 @@ impl Replica {
     }
 }
 
-async fn answering(redis: String) -> Result<String, Failure> {
+/// Tries what the replicas are going to do there.
+async fn usable(redis: String, account: &Account) -> Result<String, Failure> {
     let client = redis::Client::open(redis.as_str());
     let client = client.map_err(|_| "WECHAT_REDIS is as redis://127.0.0.1/ is")?;
-    let connection = client.get_multiplexed_async_connection().await;
-    connection.map_err(|error| format!("WECHAT_REDIS is out of reach: {error}"))?;
+    let nobody = source_fn(|_| async { Err(TokenError::other("a check asks for no token")) });
+    let place = format!("tower-wechat:{{{}}}:access_token", account.appid);
+    let tokens = RedisTokens::new(client, nobody).layout(Layout::new(place));
+    let checked = tokens.check().await;
+    checked.map_err(|error| format!("WECHAT_REDIS cannot be used: {error}"))?;
     Ok(redis)
 }
 

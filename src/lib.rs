@@ -88,7 +88,8 @@
 //! - `metrics`: counts of calls, rejections and refreshes, and gauges of when a token was fetched and when it will expire, by
 //!   the facade of the `metrics` crate; labelled with the account, see [`TokenManager::account`].
 //! - `mock`: `mock::MockWechat`, for tests.
-//! - `redis`: one token for many processes, kept in Redis; see the module `redis`. Needs Rust 1.88.
+//! - `redis`: one token for many processes, kept in Redis; see the module `redis`. Needs Rust 1.88. `redis-seal`: that token encrypted
+//!   there, see `redis::Seal`.
 //! - `reqwest`, `reqwest-0-12`: clients of reqwest 0.13 and 0.12, and SDKs built on them; see the modules
 //!   `reqwest` and `reqwest_0_12`.
 //! - `reqwest-middleware`: [`WechatAuthLayer`] as a middleware of `reqwest-middleware`'s.

@@ -397,12 +397,14 @@ async fn who_lost_the_lease_to_nobody_may_write() {
 }
 
 #[tokio::test]
-async fn a_token_of_wxjavas_is_used_and_ours_is_written_as_wxjava_does() {
-    const TOKEN: &str = "wx:access_token:wx1";
+async fn a_mini_programs_token_of_wxjavas_is_used_and_ours_is_written_as_wxjava_does() {
+    const TOKEN: &str = "wa:access_token:wx1";
     let redis = redis!();
     let issuer = Issuer::default();
-    let joined =
-        || RedisTokens::new(redis.client(), issuer.source()).layout(Layout::wx_java("wx", "wx1"));
+    let joined = || {
+        RedisTokens::new(redis.client(), issuer.source())
+            .layout(Layout::wx_java_miniapp("wa", "wx1"))
+    };
     // WxJava: SETEX with 200 s less than WeChat's expires_in.
     let _: () = redis.raw(&["SETEX", TOKEN, "7000", "S3CRET-of-java"]).await;
     let tokens = TokenManager::new(joined());
@@ -427,13 +429,30 @@ async fn a_token_of_wxjavas_is_used_and_ours_is_written_as_wxjava_does() {
     );
 }
 
+/// WxJava since 4.6: SETEX with the whole of WeChat's expires_in.
+#[tokio::test]
+async fn an_official_accounts_token_of_wxjavas_lives_for_as_long_as_its_key() {
+    const TOKEN: &str = "wx:access_token:wx1";
+    let redis = redis!();
+    let issuer = Issuer::default();
+    let tokens =
+        RedisTokens::new(redis.client(), issuer.source()).layout(Layout::wx_java_mp("wx", "wx1"));
+    let _: () = redis.raw(&["SETEX", TOKEN, "300", "S3CRET-of-java"]).await;
+    let first = tokens.issue(None).await.unwrap();
+    assert_eq!(first.secret(), "S3CRET-of-java");
+    assert!(first.expires_in() <= Duration::from_secs(300));
+    tokens.issue(Some(&first)).await.unwrap();
+    let left: u64 = redis.raw(&["TTL", TOKEN]).await;
+    assert!((7100..=7200).contains(&left), "{left} s");
+}
+
 #[tokio::test]
 async fn while_wxjava_refreshes_we_wait_and_take_what_it_gets() {
     const LOCK: &str = "wx:lock:wx1:accessTokenLock";
     let redis = redis!();
     let issuer = Issuer::default();
     let source =
-        RedisTokens::new(redis.client(), issuer.source()).layout(Layout::wx_java("wx", "wx1"));
+        RedisTokens::new(redis.client(), issuer.source()).layout(Layout::wx_java_mp("wx", "wx1"));
     let tokens = TokenManager::new(source);
     let locked: String = redis
         .raw(&[
@@ -462,7 +481,7 @@ async fn while_we_refresh_wxjavas_lock_is_taken() {
     const LOCK: &str = "wx:lock:wx1:accessTokenLock";
     let redis = redis!();
     let (source, go_on, asked) = held();
-    let source = RedisTokens::new(redis.client(), source).layout(Layout::wx_java("wx", "wx1"));
+    let source = RedisTokens::new(redis.client(), source).layout(Layout::wx_java_mp("wx", "wx1"));
     let tokens = TokenManager::new(source);
     let waiting = tokio::spawn(async move { tokens.token().await });
     asked.notified().await;
@@ -576,7 +595,7 @@ async fn a_cluster_will_do() {
     let layouts = [
         Layout::new("tokens"),
         Layout::new(KEY),
-        Layout::wx_java("{wx}", "wx1"),
+        Layout::wx_java_mp("{wx}", "wx1"),
     ];
     for (number, layout) in layouts.into_iter().enumerate() {
         let process = || {
@@ -602,7 +621,7 @@ async fn with_redis_away_each_process_asks_for_itself_or_fails_as_it_is_told() {
     };
     assert_eq!(away().issue(None).await.unwrap().secret(), "S3CRET-1");
     let error = away().outage(Outage::Fail).issue(None).await.unwrap_err();
-    assert!(matches!(error, TokenError::Transport(_)));
+    assert!(matches!(error, TokenError::Other(_)));
     let said = error.to_string();
     assert!(
         said.contains("Redis is out of reach: Connection refused"),

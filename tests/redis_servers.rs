@@ -108,6 +108,39 @@ async fn a_server_starts_without_its_redis_and_tells_no_password_of_it() {
 }
 
 #[tokio::test]
+async fn a_server_whose_password_redis_refuses_says_so_at_its_start_and_starts() {
+    let Some(redis) = RedisServer::start().await else {
+        return;
+    };
+    let _: () = redis
+        .raw(&["ACL", "SETUSER", "app", "on", ">r1ght", "~*", "&*", "+@all"])
+        .await;
+    let wechat = wechat().await;
+    let mut command = server("token_server", &wechat);
+    let url = format!("redis://app:5ec7e7-of-redis@{}/", redis.address());
+    command.env("WECHAT_REDIS", url);
+    let serving = Serving::start(command).await;
+    while !serving.log().contains("Until then each server") {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let log = serving.log();
+    let said = log.lines().find(|line| line.contains("Until then"));
+    let said = said.unwrap();
+    assert!(said.contains("ERROR"), "{said}");
+    assert!(
+        said.contains("correct the user name and the password"),
+        "{said}"
+    );
+
+    assert_eq!(Some(token_of(&serving).await), wechat.current_token());
+    let metrics = hyper().oneshot(get(format!("{}/metrics", serving.url)));
+    let metrics = text(metrics.await.unwrap()).await;
+    let refused = format!(r#"wechat_shared_tokens_total{{account="{APPID}",result="refused"}} 1"#);
+    assert!(metrics.contains(&refused), "{metrics}");
+    assert!(!serving.log().contains("5ec7e7-of-redis"));
+}
+
+#[tokio::test]
 async fn an_address_that_is_none_of_redis_is_told_in_one_sentence_without_it() {
     let wechat = wechat().await;
     let mut command = server("token_server", &wechat);
@@ -149,7 +182,7 @@ async fn the_example_says_what_it_lacks() {
     let mut at_nobodys = command("redis");
     at_nobodys.env("WECHAT_REDIS", "redis://:5ec7e7-of-redis@127.0.0.1:1/");
     let ended = run(at_nobodys).await;
-    ended.assert_one_sentence("WECHAT_REDIS is out of reach");
+    ended.assert_one_sentence("WECHAT_REDIS cannot be used: Redis is out of reach");
     assert!(!ended.stderr.contains("5ec7e7-of-redis"));
 }
 

@@ -4,6 +4,7 @@ use std::future::pending;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use axum::Router;
@@ -87,7 +88,11 @@ impl Settings {
     /// The tokens of `source`, shared with other servers where there is a Redis for it.
     fn manager(&self, source: impl TokenSource) -> TokenManager {
         match &self.redis {
-            Some(redis) => TokenManager::new(RedisTokens::new(redis.clone(), source)),
+            Some(redis) => {
+                let tokens = Arc::new(RedisTokens::new(redis.clone(), source));
+                check_redis(&tokens);
+                TokenManager::new(tokens)
+            }
             None => TokenManager::new(source),
         }
     }
@@ -143,6 +148,25 @@ impl Settings {
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         Ok(server.serve(service).await?)
     }
+}
+
+/// Says at the start what is wrong with Redis, which nobody would learn before a token is wanted. The server starts all the same, and
+/// does not wait for it; that takes 2 s at most.
+fn check_redis<T: TokenSource>(tokens: &Arc<RedisTokens<T>>) {
+    static CHECKED: Once = Once::new();
+    // All accounts have the same.
+    CHECKED.call_once(|| {
+        let tokens = Arc::clone(tokens);
+        tokio::spawn(async move {
+            match tokens.check().await {
+                Ok(()) => {}
+                Err(error) if error.is_refusal() => {
+                    tracing::error!("{error}. Until then each server has tokens of its own");
+                }
+                Err(error) => tracing::warn!("{error}. Tokens are shared as soon as it is there"),
+            }
+        });
+    });
 }
 
 /// Logs to stderr: what this crate says, down to the level that is asked for, and warnings of all others.

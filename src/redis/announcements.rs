@@ -4,7 +4,8 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Server, text};
+use super::connection::Server;
+use super::trouble::text;
 
 /// What tells a process that waits for another one's token when to look.
 pub(super) enum Announcements {

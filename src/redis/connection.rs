@@ -1,78 +1,145 @@
 //! The way to Redis: one connection, opened when it is needed, closed when it is not, and opened again when it has failed.
 
-use std::error::Error as StdError;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError,
-    RedisFuture, RetryMethod, ScriptInvocation, Value,
+    RedisFuture, ScriptInvocation, Value,
 };
 use tokio::time::{Instant, sleep, timeout_at};
+
+use super::trouble::{advice, may_pass, text};
 
 /// A Redis, and how long it may take.
 pub(super) struct Server {
     way: Way,
+    /// With which announcements can be listened to.
+    client: Option<Client>,
     timeout: Duration,
 }
 
 enum Way {
-    Client(Box<Opened>),
-    Given(Box<dyn Given>),
+    Made(Made),
+    /// By the program, which alone can make another.
+    Given(Arc<dyn Given>),
 }
 
-struct Opened {
-    client: Client,
-    /// Not the `ConnectionManager` of redis', which keeps a connection that answers no more: after a partition that may
-    /// last until TCP gives up, a quarter of an hour later.
-    connection: Mutex<Option<MultiplexedConnection>>,
+/// A connection that can be made again: after a failover the same name leads to another server.
+///
+/// Not the `ConnectionManager` of redis', which keeps a connection that answers no more (after a partition that may last until TCP
+/// gives up, a quarter of an hour later), and one to a master that has become a replica (redisson#3897).
+struct Made {
+    make: Box<Make>,
+    connection: Mutex<Option<Arc<dyn Given>>>,
 }
 
-impl Opened {
-    async fn get(&self) -> Result<MultiplexedConnection, RedisError> {
-        let opened = self.lock().clone();
-        if let Some(connection) = opened {
+type Making = Pin<Box<dyn Future<Output = Result<Arc<dyn Given>, RedisError>> + Send>>;
+type Make = dyn Fn() -> Making + Send + Sync;
+
+impl Made {
+    fn by(make: impl Fn() -> Making + Send + Sync + 'static) -> Way {
+        Way::Made(Made {
+            make: Box::new(make),
+            connection: Mutex::default(),
+        })
+    }
+
+    async fn get(&self) -> Result<Arc<dyn Given>, RedisError> {
+        let made = self.lock().clone();
+        if let Some(connection) = made {
             return Ok(connection);
         }
-        // Whoever waits has a limit of its own.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        let connecting = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
-        let connection = connecting.await?;
-        *self.lock() = Some(connection.clone());
+        let connection = (self.make)().await?;
+        *self.lock() = Some(Arc::clone(&connection));
         Ok(connection)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<dyn Given>>> {
         self.connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
+    // Whoever waits has a limit of its own.
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None);
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}
+
+/// Connects; where Redis lets nobody in, with its own words, which redis drops: it may just have no room for one more client.
+async fn connect_or_say_why(client: &Client) -> Result<MultiplexedConnection, RedisError> {
+    let error = match connect(client).await {
+        Err(error) if error.kind() == ErrorKind::AuthenticationFailed => error,
+        connected_or_not => return connected_or_not,
+    };
+    let info = client.get_connection_info();
+    let told = info.redis_settings();
+    let Some(password) = told.password() else {
+        return Err(error);
+    };
+    let bare = redis::RedisConnectionInfo::default().set_skip_set_lib_name();
+    let asked = async {
+        let client = Client::open(info.clone().set_redis_settings(bare))?;
+        let mut connection = connect(&client).await?;
+        let mut command = redis::cmd("AUTH");
+        command.arg(told.username()).arg(password);
+        command.exec_async(&mut connection).await
+    };
+    match asked.await {
+        Err(why) if why.code().is_some() => Err(why),
+        _ => Err(error),
+    }
+}
+
 impl Server {
     pub(super) fn new(client: Client) -> Self {
-        Server::by(Way::Client(Box::new(Opened {
-            client,
-            connection: Mutex::default(),
-        })))
+        let mut server = Server::by(Made::by({
+            let client = client.clone();
+            move || {
+                let client = client.clone();
+                Box::pin(async move {
+                    let connection = connect_or_say_why(&client).await?;
+                    Ok(Arc::new(connection) as Arc<dyn Given>)
+                })
+            }
+        }));
+        server.client = Some(client);
+        server
     }
 
     pub(super) fn with_connection<C>(connection: C) -> Self
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
     {
-        Server::by(Way::Given(Box::new(connection)))
+        Server::by(Way::Given(Arc::new(connection)))
+    }
+
+    pub(super) fn with_connections<F, R, C>(connect: F) -> Self
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<C, RedisError>> + Send + 'static,
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        Server::by(Made::by(move || {
+            let connecting = connect();
+            Box::pin(async move { Ok(Arc::new(connecting.await?) as Arc<dyn Given>) })
+        }))
     }
 
     fn by(way: Way) -> Self {
         Server {
             way,
+            client: None,
             timeout: Duration::from_secs(2),
         }
     }
@@ -84,10 +151,7 @@ impl Server {
 
     /// Where announcements can be listened to.
     pub(super) fn client(&self) -> Option<&Client> {
-        match &self.way {
-            Way::Client(opened) => Some(&opened.client),
-            Way::Given(_) => None,
-        }
+        self.client.as_ref()
     }
 
     /// How long one attempt may take: half of it all, so that a dead connection leaves time for a new one.
@@ -100,7 +164,16 @@ impl Server {
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, RedisError> {
-        let deadline = Instant::now() + self.timeout;
+        self.run_after(script, Duration::ZERO).await
+    }
+
+    /// Runs a script when Redis has been silent for so long already, which counts.
+    pub(super) async fn run_after<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+        silent: Duration,
+    ) -> Result<T, RedisError> {
+        let deadline = Instant::now() + self.timeout.saturating_sub(silent);
         let mut pause = Duration::from_millis(20);
         loop {
             let attempt = async {
@@ -113,6 +186,7 @@ impl Server {
                 Ok(Err(error)) => error,
                 Err(_) => RedisError::from(io::Error::from(io::ErrorKind::TimedOut)),
             };
+            // The next one may lead to another server, as after a failover.
             self.close();
             if !may_pass(&error) {
                 return Err(error);
@@ -147,7 +221,7 @@ impl Server {
     async fn connection(&self) -> Result<Connection, RedisError> {
         match &self.way {
             Way::Given(given) => Ok(given.connection()),
-            Way::Client(opened) => Ok(Connection(Box::new(opened.get().await?))),
+            Way::Made(made) => Ok(made.get().await?.connection()),
         }
     }
 
@@ -160,8 +234,17 @@ impl Server {
     }
 
     fn close(&self) {
-        if let Way::Client(opened) = &self.way {
-            *opened.lock() = None;
+        if let Way::Made(made) = &self.way {
+            *made.lock() = None;
+        }
+    }
+
+    /// What went wrong, and what a person can do about it, as it can go to a log.
+    pub(super) fn told(&self, error: &RedisError) -> String {
+        let can_connect = matches!(self.way, Way::Made(_));
+        match advice(error, can_connect) {
+            Some(advice) => format!("{}; {advice}", text(error)),
+            None => text(error),
         }
     }
 }
@@ -174,7 +257,7 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// A connection that the program has made.
+/// A connection of whatever kind.
 trait Given: Send + Sync {
     fn connection(&self) -> Connection;
 }
@@ -206,78 +289,5 @@ impl ConnectionLike for Connection {
 
     fn get_db(&self) -> i64 {
         self.0.get_db()
-    }
-}
-
-/// Whether another connection, or a moment's patience, may help: with a Redis that starts, or hands over to another.
-fn may_pass(error: &RedisError) -> bool {
-    if matches!(
-        error.kind(),
-        ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig
-    ) {
-        return false;
-    }
-    error.is_io_error()
-        || error.is_unrecoverable_error()
-        || !matches!(error.retry_method(), RetryMethod::NoRetry)
-        || matches!(
-            error.code(),
-            Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN")
-        )
-        // As Redis 6 tells it of a script.
-        || error.detail().is_some_and(|detail| detail.contains("-READONLY"))
-}
-
-type Cause = Arc<dyn StdError + Send + Sync>;
-
-/// What went wrong, as it can go to a log.
-pub(super) fn text(error: &RedisError) -> String {
-    if error.is_io_error() {
-        // It keeps its cause in an `Arc`, which hides the cause's type from those who look for it.
-        let cause = error
-            .source()
-            .and_then(|cause| cause.downcast_ref::<Cause>());
-        return match cause {
-            Some(cause) => format!("Redis is out of reach: {cause}"),
-            None => "Redis is out of reach".to_owned(),
-        };
-    }
-    let (Some(code), Some(detail)) = (error.code(), error.detail()) else {
-        // An answer of another form is printed by redis with all that was in it.
-        return format!("Redis cannot be understood: {}", error.category());
-    };
-    // What is quoted, and arguments of a command that Redis does not know or may not run, may be tokens.
-    let told = detail.split(['\'', '"', '`']).next().unwrap_or_default();
-    let told = told.split("with args").next().unwrap_or_default().trim();
-    format!("Redis refuses: {code} {told}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_is_told_without_arguments_and_answers() {
-        for detail in [
-            "unknown command 'EVALSHA', with args beginning with: 'S3CRET'",
-            "unknown command with args S3CRET",
-            "wrong value \"S3CRET\"",
-        ] {
-            let error = redis::make_extension_error("ERR".to_owned(), Some(detail.to_owned()));
-            let text = text(&error);
-            assert!(text.starts_with("Redis refuses: ERR "), "{text}");
-            assert!(!text.contains("S3CRET"), "{text}");
-        }
-        let answer = redis::Value::BulkString(b"S3CRET".to_vec());
-        let error = redis::from_redis_value::<Vec<(i64, i64)>>(answer).unwrap_err();
-        let text = text(&RedisError::from(error));
-        assert!(text.starts_with("Redis cannot be understood"), "{text}");
-        assert!(!text.contains("S3CRET"), "{text}");
-    }
-
-    #[test]
-    fn an_io_error_is_told_by_its_cause() {
-        let error = RedisError::from(io::Error::from(io::ErrorKind::ConnectionRefused));
-        assert_eq!(text(&error), "Redis is out of reach: connection refused");
     }
 }

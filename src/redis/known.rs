@@ -1,8 +1,12 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::RedisError;
+use tokio::time::Instant;
 
 use super::share::Want;
-use crate::token::AccessToken;
+use crate::token::{AccessToken, TokenError};
 
 /// What this process knows of tokens, and Redis does not: what it did while Redis was away has not reached it.
 #[derive(Default)]
@@ -17,6 +21,10 @@ struct State {
     alone: Option<AccessToken>,
     /// A token that the source gave, and that nobody has had yet.
     pending: Option<AccessToken>,
+    /// What Redis was last asked in vain, until when not to ask it again.
+    silence: Option<(RedisError, Instant)>,
+    /// Whether the log says that Redis cannot be used.
+    trouble: bool,
 }
 
 impl Known {
@@ -65,7 +73,31 @@ impl Known {
 
     /// Somebody has a token.
     pub(super) fn delivered(&self) {
-        self.lock().pending = None;
+        let mut state = self.lock();
+        state.pending = None;
+        state.silence = None;
+    }
+
+    /// Redis cannot be used, and neither could the source, which the manager asks again if it is worth it.
+    pub(super) fn keep_silence(&self, failed: &TokenError, silence: RedisError) {
+        /// The longest pause between two attempts of the manager's, and a bit.
+        const UNTIL_REPEATED: Duration = Duration::from_secs(3);
+
+        if failed.is_transient() {
+            self.lock().silence = Some((silence, Instant::now() + UNTIL_REPEATED));
+        }
+    }
+
+    /// Why Redis need not be asked just now.
+    pub(super) fn silence(&self) -> Option<RedisError> {
+        let state = self.lock();
+        let (error, until) = state.silence.as_ref()?;
+        (Instant::now() < *until).then(|| error.clone())
+    }
+
+    /// Whether there was trouble before.
+    pub(super) fn trouble(&self, now: bool) -> bool {
+        std::mem::replace(&mut self.lock().trouble, now)
     }
 
     pub(super) fn keep_alone(&self, token: &AccessToken) {

@@ -48,6 +48,11 @@ pub struct Layout {
     channel: String,
     ends_early: Duration,
     format: Option<(Arc<Write>, Arc<Read>)>,
+    /// For how long a program that is not ours may hold the lease.
+    lock: Option<Duration>,
+    /// Whether a program that is not ours reads the token.
+    #[cfg(feature = "redis-seal")]
+    is_foreign: bool,
 }
 
 impl Layout {
@@ -68,49 +73,110 @@ impl Layout {
             channel: beside("issued"),
             ends_early: Duration::ZERO,
             format: None,
+            lock: None,
+            #[cfg(feature = "redis-seal")]
+            is_foreign: false,
             token,
         }
     }
 
-    /// What WxJava's `WxMpRedisConfigImpl` and `WxMaRedisBetterConfigImpl` use, so that this program and those share one token.
+    /// What WxJava has for official accounts (`WxMpRedisConfigImpl`), so that this program and those share one token.
     ///
-    /// The token is a plain string at `PREFIX:access_token:APPID`, the prefix being `wx` unless yours is another (`wa` for
-    /// mini programs). Its TTL ends 200 s before the token does, as WxJava has it. The lease is WxJava's lock,
-    /// `PREFIX:lock:APPID:accessTokenLock`, in a form that it takes with `RedisTemplate` and with Jedis: while one side asks WeChat
-    /// the other waits.
+    /// The token is a plain string at `PREFIX:access_token:APPID`, the prefix being `wx` unless yours is another. Its TTL is the
+    /// token's life, as WxJava has it since 4.6.0; before, it ended 200 s early, and an older WxJava is joined by
+    /// `.ends_early(Duration::from_secs(200))`. The lease is WxJava's lock, `PREFIX:lock:APPID:accessTokenLock`, in a form that it
+    /// takes with `RedisTemplate` and with Jedis: while one side asks WeChat the other waits.
     ///
     /// With Redisson that lock has another form. This program waits for such a lock, but Redisson fails on a string at its key: give
     /// [`lease`](Layout::lease) another key then, at the price of a token request too many where both sides refresh at one
     /// moment. The same goes for a Redis Cluster, unless the prefix has a hash tag. A Java process that dies with the lock keeps
-    /// everybody waiting for as long as it has taken it, 60 s by WxJava's default. All names begin with the prefix, as an ACL may want.
+    /// everybody waiting for as long as it has taken it, 60 s by WxJava's default, and a minute at most
+    /// ([`longest_lock`](Layout::longest_lock)). All names begin with the prefix, as an ACL may want. Such a token cannot be sealed.
     ///
     /// ```
     /// use tower_wechat::redis::Layout;
     ///
-    /// let layout = Layout::wx_java("wx", "wx0123456789abcdef");
+    /// let layout = Layout::wx_java_mp("wx", "wx0123456789abcdef");
     /// assert_eq!(layout.token_key(), "wx:access_token:wx0123456789abcdef");
     /// assert_eq!(layout.lease_key(), "wx:lock:wx0123456789abcdef:accessTokenLock");
     /// ```
-    pub fn wx_java<'a>(prefix: impl Into<Cow<'a, str>>, appid: impl Into<Cow<'a, str>>) -> Self {
+    pub fn wx_java_mp<'a>(prefix: impl Into<Cow<'a, str>>, appid: impl Into<Cow<'a, str>>) -> Self {
         let (prefix, appid) = (prefix.into(), appid.into());
         Layout::new(format!("{prefix}:access_token:{appid}"))
-            .lease(format!("{prefix}:lock:{appid}:accessTokenLock"))
-            .refreshes(format!("{prefix}:lock:{appid}:refreshes"))
-            .channel(format!("{prefix}:lock:{appid}:issued"))
-            .ends_early(Duration::from_secs(200))
+            .of_wx_java(format!("{prefix}:lock:{appid}"), ":accessTokenLock")
+    }
+
+    /// What WxJava has for mini programs (`WxMaRedisBetterConfigImpl`).
+    ///
+    /// As [`wx_java_mp`](Layout::wx_java_mp), but that WxJava has the TTL end 200 s before the token does; the prefix is `wa`
+    /// unless yours is another.
+    ///
+    /// ```
+    /// use tower_wechat::redis::Layout;
+    ///
+    /// let layout = Layout::wx_java_miniapp("wa", "wx0123456789abcdef");
+    /// assert_eq!(layout.token_key(), "wa:access_token:wx0123456789abcdef");
+    /// ```
+    pub fn wx_java_miniapp<'a>(
+        prefix: impl Into<Cow<'a, str>>,
+        appid: impl Into<Cow<'a, str>>,
+    ) -> Self {
+        Layout::wx_java_mp(prefix, appid).ends_early(Duration::from_secs(200))
+    }
+
+    /// What WxJava has for an application of WeCom's (`WxCpRedisTemplateConfigImpl`, `WxCpJedisConfigImpl` and their kind).
+    ///
+    /// The token is a plain string at `PREFIX:wechat_cp_access_token_key:CORPID:AGENTID`, or without `PREFIX:` if the prefix is
+    /// empty, and its TTL is the token's life. For the rest see [`wx_java_mp`](Layout::wx_java_mp).
+    ///
+    /// ```
+    /// use tower_wechat::redis::Layout;
+    ///
+    /// let layout = Layout::wx_java_cp("", "ww0123456789abcdef", 1000002);
+    /// assert_eq!(layout.token_key(), "wechat_cp_access_token_key:ww0123456789abcdef:1000002");
+    /// assert_eq!(layout.lease_key(), "wechat_cp_lock:ww0123456789abcdef:1000002:accessToken");
+    /// ```
+    pub fn wx_java_cp<'a>(
+        prefix: impl Into<Cow<'a, str>>,
+        corpid: impl Into<Cow<'a, str>>,
+        agent_id: u32,
+    ) -> Self {
+        let (mut prefix, corpid) = (prefix.into().into_owned(), corpid.into());
+        if !prefix.is_empty() && !prefix.ends_with(':') {
+            prefix.push(':');
+        }
+        Layout::new(format!(
+            "{prefix}wechat_cp_access_token_key:{corpid}:{agent_id}"
+        ))
+        .of_wx_java(
+            format!("{prefix}wechat_cp_lock:{corpid}:{agent_id}"),
+            ":accessToken",
+        )
+    }
+
+    /// With the lock and the other names beside it.
+    fn of_wx_java(self, locks: String, lock: &str) -> Self {
+        let layout = self
+            .lease(format!("{locks}{lock}"))
+            .refreshes(format!("{locks}:refreshes"))
+            .channel(format!("{locks}:issued"))
+            // WxJava's own locks live for so long.
+            .longest_lock(Duration::from_secs(60));
+        #[cfg(feature = "redis-seal")]
+        let layout = Layout {
+            is_foreign: true,
+            ..layout
+        };
+        layout
     }
 
     /// The layout of those who set none.
     pub(super) fn of(name: &str) -> Self {
         let prefix = format!("tower-wechat:{{{name}}}");
-        Layout {
-            token: format!("{prefix}:access_token"),
-            lease: format!("{prefix}:lease"),
-            refreshes: format!("{prefix}:refreshes"),
-            channel: format!("{prefix}:issued"),
-            ends_early: Duration::ZERO,
-            format: None,
-        }
+        Layout::new(format!("{prefix}:access_token"))
+            .lease(format!("{prefix}:lease"))
+            .refreshes(format!("{prefix}:refreshes"))
+            .channel(format!("{prefix}:issued"))
     }
 
     /// The key of the lease.
@@ -140,15 +206,30 @@ impl Layout {
         self
     }
 
+    /// For how long another program may hold the lease; default: a minute with WxJava, else twice as long as
+    /// [`RedisTokens::lease`](super::RedisTokens::lease).
+    ///
+    /// A lease that has longer to live, or no TTL, is cut to this: by a mistake, or after the clock of Redis was set back, it would
+    /// keep everybody waiting for years.
+    pub fn longest_lock(mut self, longest: Duration) -> Self {
+        self.lock = Some(longest);
+        self
+    }
+
     /// Another form of the value than the plain token.
     ///
-    /// `read` makes the token out of what `write` makes of one; `None` says that the value is none of the kind.
+    /// `read` makes the token out of what `write` makes of one; `None` says that the value is none of the kind. Such a token cannot
+    /// be sealed.
     pub fn format(
         mut self,
         write: impl Fn(&AccessToken) -> String + Send + Sync + 'static,
         read: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         self.format = Some((Arc::new(write), Arc::new(read)));
+        #[cfg(feature = "redis-seal")]
+        {
+            self.is_foreign = true;
+        }
         self
     }
 
@@ -177,16 +258,30 @@ impl Layout {
         self.ends_early
     }
 
-    /// The value for the token, and the key's life.
-    pub(super) fn written(&self, token: &AccessToken) -> (Zeroizing<String>, Duration) {
-        let value = match &self.format {
+    /// Whether a program that is not ours reads the token, which cannot be sealed then.
+    #[cfg(feature = "redis-seal")]
+    pub(super) fn is_foreign(&self) -> bool {
+        self.is_foreign
+    }
+
+    /// The longest life that is believed of somebody else's lease, where ours live for `lease`.
+    pub(super) fn longest_lease(&self, lease: Duration) -> Duration {
+        let ours = lease.saturating_mul(2);
+        self.lock.map_or(ours, |longest| longest.max(ours))
+    }
+
+    /// The token as it is written.
+    pub(super) fn text_of(&self, token: &AccessToken) -> Zeroizing<String> {
+        Zeroizing::new(match &self.format {
             Some((write, _)) => write(token),
             None => token.secret().to_owned(),
-        };
-        let life = token.expires_in();
+        })
+    }
+
+    /// The life of the key of a token with `life` before it.
+    pub(super) fn life_of_key(&self, life: Duration) -> Duration {
         let shorter = life.checked_sub(self.ends_early);
-        let life = shorter.filter(|life| !life.is_zero()).unwrap_or(life);
-        (Zeroizing::new(value), life)
+        shorter.filter(|life| !life.is_zero()).unwrap_or(life)
     }
 
     /// The token in a value, should there be one.
@@ -230,10 +325,6 @@ mod tests {
 
     use super::*;
 
-    fn token(life: u64) -> AccessToken {
-        AccessToken::new("78_Zx0", Duration::from_secs(life))
-    }
-
     #[test]
     fn the_names_of_an_account_share_a_slot() {
         for layout in [Layout::of("wx1"), Layout::new("a:{wx1}:token")] {
@@ -251,9 +342,33 @@ mod tests {
 
     #[test]
     fn a_key_ends_early_but_never_before_it_begins() {
-        let layout = Layout::new("k").ends_early(Duration::from_secs(200));
-        assert!(layout.written(&token(7200)).1 <= Duration::from_secs(7000));
-        assert!(layout.written(&token(100)).1 > Duration::from_secs(99));
+        let seconds = Duration::from_secs;
+        let layout = Layout::new("k").ends_early(seconds(200));
+        assert_eq!(layout.life_of_key(seconds(7200)), seconds(7000));
+        assert_eq!(layout.life_of_key(seconds(100)), seconds(100));
+    }
+
+    #[test]
+    fn wxjava_has_the_keys_of_mini_programs_end_early_and_no_others() {
+        for (layout, early) in [
+            (Layout::wx_java_mp("wx", "wx1"), 0),
+            (Layout::wx_java_miniapp("wa", "wx1"), 200),
+            (Layout::wx_java_cp("", "ww1", 1), 0),
+        ] {
+            assert_eq!(layout.early(), Duration::from_secs(early), "{layout:?}");
+        }
+        let layout = Layout::wx_java_cp("app", "ww1", 1);
+        assert_eq!(layout.token_key(), "app:wechat_cp_access_token_key:ww1:1");
+        assert_eq!(layout.lease_key(), "app:wechat_cp_lock:ww1:1:accessToken");
+    }
+
+    #[test]
+    fn a_lease_of_ones_own_is_believed_and_wxjavas_lock_too() {
+        let seconds = Duration::from_secs;
+        assert_eq!(Layout::new("k").longest_lease(seconds(3)), seconds(6));
+        let wx_java = Layout::wx_java_mp("wx", "wx1");
+        assert_eq!(wx_java.longest_lease(seconds(3)), seconds(60));
+        assert_eq!(wx_java.longest_lease(seconds(100)), seconds(200));
     }
 
     #[test]
@@ -281,8 +396,7 @@ mod tests {
         fn what_is_written_is_read(secret in "[!-~]{1,600}") {
             let layout = Layout::new("k");
             let token = AccessToken::new(secret.as_str(), Duration::from_secs(7200));
-            let (value, _) = layout.written(&token);
-            let read = layout.token_in(value.as_bytes());
+            let read = layout.token_in(layout.text_of(&token).as_bytes());
             prop_assert_eq!(read.as_deref(), Some(&secret));
         }
     }

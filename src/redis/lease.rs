@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use redis::RedisError;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::connection::{Server, text};
+use super::connection::Server;
 use super::layout::Layout;
-use super::scripts::{self, Price, Terms};
+use super::scripts::{self, Price};
+use super::trouble::text;
 
 /// What nobody else writes into a lease.
 ///
@@ -71,16 +73,8 @@ impl Lease {
     async fn keep(&self) -> std::convert::Infallible {
         loop {
             sleep(self.lasts / 3).await;
-            let terms = Terms {
-                owner: &self.owner,
-                lease: self.lasts,
-                price: None,
-            };
-            match self
-                .server
-                .run(&scripts::prolong(&self.layout, &terms))
-                .await
-            {
+            let prolong = scripts::prolong(&self.layout, &self.owner, self.lasts);
+            match self.server.run(&prolong).await {
                 Ok(1) => {}
                 // What is made of it is decided when the token is there.
                 Ok(_) => tracing::debug!("the lease in Redis is lost"),
@@ -97,9 +91,14 @@ impl Lease {
     }
 
     /// Gives it back, and `refund` to the budget.
-    pub(super) async fn give_back(mut self, refund: Option<Price>) {
-        give_back(&self.server, &self.layout, &self.owner, refund).await;
+    ///
+    /// # Errors
+    ///
+    /// Redis's. The lease ends by itself then.
+    pub(super) async fn give_back(mut self, refund: Option<Price>) -> Result<(), RedisError> {
+        let given = give_back(&self.server, &self.layout, &self.owner, refund).await;
         self.held = false;
+        given
     }
 }
 
@@ -113,21 +112,30 @@ impl Drop for Lease {
             let owner = std::mem::take(&mut self.owner);
             runtime.spawn(async move {
                 let _closing = server.closing();
-                give_back(&server, &layout, &owner, None).await;
+                let _ = give_back(&server, &layout, &owner, None).await;
             });
         }
     }
 }
 
-async fn give_back(server: &Server, layout: &Layout, owner: &str, refund: Option<Price>) {
-    match server
-        .run::<i64>(&scripts::release(layout, owner, refund))
-        .await
-    {
-        Ok(_) => server.announce(layout.channel_name()).await,
-        Err(error) => tracing::debug!(
-            error = text(&error),
-            "the lease in Redis was not given back"
-        ),
+async fn give_back(
+    server: &Server,
+    layout: &Layout,
+    owner: &str,
+    refund: Option<Price>,
+) -> Result<(), RedisError> {
+    let release = scripts::release(layout, owner, refund);
+    match server.run::<i64>(&release).await {
+        Ok(_) => {
+            server.announce(layout.channel_name()).await;
+            Ok(())
+        }
+        Err(error) => {
+            tracing::debug!(
+                error = text(&error),
+                "the lease in Redis was not given back"
+            );
+            Err(error)
+        }
     }
 }

@@ -1,6 +1,6 @@
-/// What to do for a token while Redis is away.
+/// What to do for a token while Redis is away, or refuses this program.
 ///
-/// Only where one is needed: a token that lives goes on being used, Redis or not.
+/// This is about a token that is needed: one that lives goes on being used, Redis or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outage {
@@ -8,9 +8,11 @@ pub enum Outage {
     ///
     /// Several processes that do so get a token each. From [`StableToken`](crate::StableToken) they all get the same; those of
     /// [`ClientCredential`](crate::ClientCredential) void each other, as far as the processes' refresh budgets go: by default
-    /// one request a minute for each, and two of them would spend WeChat's 2000 a day in 17 hours.
+    /// one request a minute for each, and two of them would spend WeChat's 2000 a day in 17 hours. A wrong password, which lasts until
+    /// somebody corrects it, leads to the same: the log has it as an error.
     #[default]
     IssueLocally,
-    /// Fail, with [`TokenError::Transport`](crate::TokenError::Transport).
+    /// Fail, with [`TokenError::Other`](crate::TokenError::Other), when Redis has been asked for
+    /// [`RedisTokens::timeout`](crate::redis::RedisTokens::timeout); the next caller may try again at once.
     Fail,
 }

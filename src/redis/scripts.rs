@@ -1,129 +1,12 @@
-//! What Redis does in one step, and what it answers.
-//!
-//! Keys are named where they are used, as proxies of clusters want to find them there.
+//! What Redis is told to do in one step, and what it answers.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::{FromRedisValue, ParsingError, Script, ScriptInvocation, Value};
+use redis::{FromRedisValue, ParsingError, ScriptInvocation, Value};
 use zeroize::Zeroizing;
 
 use super::layout::Layout;
-
-/// `found` and `ttl` are what stands at the token's key.
-macro_rules! look {
-    () => {
-        r"
-local value = redis.pcall('GET', KEYS[1])
-local ttl = redis.call('PTTL', KEYS[1])
-local found = 'foreign'
-if not value then
-  found = 'nothing'
-elseif type(value) == 'string' and #value <= 65536 then
-  found = 'value:' .. value
-end
-"
-    };
-}
-
-/// Reads the token.
-static READ: LazyLock<Script> =
-    LazyLock::new(|| Script::new(concat!(look!(), "return {'found', found, ttl}")));
-
-/// Takes the lease, provided that the token still is what was seen (`ARGV[1]`).
-///
-/// The budget is a leaky bucket whose level is the TTL of its key, which needs no clock. `ARGV[4]` is the size of the bucket in
-/// milliseconds, or less than none where nothing is to be counted, and `ARGV[5]` what one refresh adds.
-static CLAIM: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        look!(),
-        r"
-if found ~= ARGV[1] then
-  return {'found', found, ttl}
-end
-local holder = redis.pcall('GET', KEYS[2])
-if holder == ARGV[2] then
-  redis.call('PEXPIRE', KEYS[2], ARGV[3])
-  return {'leased', '', 0}
-end
-if holder then
-  local left = redis.call('PTTL', KEYS[2])
-  if left == -1 then
-    redis.call('PEXPIRE', KEYS[2], ARGV[3])
-    left = tonumber(ARGV[3])
-  end
-  return {'taken', '', left}
-end
-local size = tonumber(ARGV[4])
-if size >= 0 then
-  local level = math.max(redis.call('PTTL', KEYS[3]), 0) + tonumber(ARGV[5])
-  if level > size then
-    return {'spent', '', level - size}
-  end
-  redis.call('SET', KEYS[3], '', 'PX', string.format('%.0f', level))
-end
-redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3])
-return {'leased', '', 0}
-"
-    ))
-});
-
-/// Prolongs the lease, if it still is the owner's.
-static PROLONG: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-if redis.pcall('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-end
-return 0
-",
-    )
-});
-
-/// Gives the lease back, if it still is the owner's; and `ARGV[2]` milliseconds of the budget.
-static RELEASE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then
-  return 0
-end
-local back = tonumber(ARGV[2])
-if back > 0 then
-  local level = redis.call('PTTL', KEYS[2]) - back
-  if level > 0 then
-    redis.call('PEXPIRE', KEYS[2], string.format('%.0f', level))
-  else
-    redis.call('DEL', KEYS[2])
-  end
-end
-return redis.call('DEL', KEYS[1])
-",
-    )
-});
-
-/// Writes the token (`ARGV[3]`) and gives the lease back.
-///
-/// An owner whose lease is gone may write only if nobody holds one now, and the token is what it was (`ARGV[2]`) or gone as well, as
-/// after a restart of Redis.
-static STORE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        look!(),
-        r"
-local holder = redis.pcall('GET', KEYS[2])
-if found == 'value:' .. ARGV[3] and holder ~= ARGV[1] then
-  return {'stored', '', 0}
-end
-if holder ~= ARGV[1] and (holder or (found ~= ARGV[2] and found ~= 'nothing')) then
-  return {'found', found, ttl}
-end
-redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
-if holder == ARGV[1] then
-  redis.call('DEL', KEYS[2])
-end
-return {'stored', '', 0}
-"
-    ))
-});
+use super::lua::{CHECK, CLAIM, PROLONG, READ, RELEASE, STORE};
 
 /// What stands at the token's key.
 #[derive(Clone, PartialEq)]
@@ -160,6 +43,8 @@ impl Found {
 pub(super) struct Terms<'a> {
     pub(super) owner: &'a str,
     pub(super) lease: Duration,
+    /// The longest life that is believed of somebody else's.
+    pub(super) longest: Duration,
     pub(super) price: Option<Price>,
 }
 
@@ -175,7 +60,11 @@ pub(super) enum Answer {
     Found(Found, i64),
     Leased,
     /// Somebody else has it, for so much longer.
-    Taken(Duration),
+    Taken {
+        left: Duration,
+        /// It was to be for longer than any lease is.
+        cut: bool,
+    },
     Spent,
     Stored,
 }
@@ -186,9 +75,10 @@ impl FromRedisValue for Answer {
         match kind.as_str() {
             "found" => Ok(Answer::Found(Found::read(found)?, milliseconds)),
             "leased" => Ok(Answer::Leased),
-            "taken" => Ok(Answer::Taken(Duration::from_millis(
-                milliseconds.try_into().unwrap_or(0),
-            ))),
+            "taken" => Ok(Answer::Taken {
+                left: Duration::from_millis(milliseconds.try_into().unwrap_or(0)),
+                cut: found == b"cut",
+            }),
             "spent" => Ok(Answer::Spent),
             "stored" => Ok(Answer::Stored),
             _ => Err("an answer that the script does not give".into()),
@@ -216,12 +106,13 @@ pub(super) fn claim(layout: &Layout, seen: &Found, terms: &Terms<'_>) -> ScriptI
     claim.key(layout.lease_key()).key(layout.refreshes_key());
     claim.arg(seen.to_arg().as_slice()).arg(terms.owner);
     claim.arg(milliseconds(terms.lease)).arg(size).arg(step);
+    claim.arg(milliseconds(terms.longest));
     claim
 }
 
-pub(super) fn prolong(layout: &Layout, terms: &Terms<'_>) -> ScriptInvocation<'static> {
+pub(super) fn prolong(layout: &Layout, owner: &str, lease: Duration) -> ScriptInvocation<'static> {
     let mut prolong = PROLONG.key(layout.lease_key());
-    prolong.arg(terms.owner).arg(milliseconds(terms.lease));
+    prolong.arg(owner).arg(milliseconds(lease));
     prolong
 }
 
@@ -240,16 +131,25 @@ pub(super) fn store(
     layout: &Layout,
     seen: &Found,
     owner: &str,
-    value: &str,
+    value: &[u8],
     life: Duration,
+    refund: Option<Price>,
 ) -> ScriptInvocation<'static> {
     let mut store = STORE.key(layout.token_key());
-    store.key(layout.lease_key()).arg(owner);
+    store.key(layout.lease_key()).key(layout.refreshes_key());
+    store.arg(owner);
     store
         .arg(seen.to_arg().as_slice())
         .arg(value)
-        .arg(milliseconds(life));
+        .arg(milliseconds(life))
+        .arg(refund.map_or(0, |price| milliseconds(price.per)));
     store
+}
+
+pub(super) fn check(layout: &Layout) -> ScriptInvocation<'static> {
+    let mut check = CHECK.key(layout.token_key());
+    check.key(layout.lease_key()).key(layout.refreshes_key());
+    check
 }
 
 /// Redis takes no life of none, and none longer than it can count.
@@ -308,7 +208,8 @@ mod tests {
             let nothing = Value::BulkString(Vec::new());
             Answer::from_redis_value(Value::Array(vec![kind, nothing, Value::Int(milliseconds)]))
         };
-        assert!(matches!(taken(-2), Ok(Answer::Taken(Duration::ZERO))));
-        assert!(matches!(taken(i64::MAX), Ok(Answer::Taken(_))));
+        let none = taken(-2).unwrap();
+        assert!(matches!(none, Answer::Taken { left, .. } if left.is_zero()));
+        assert!(matches!(taken(i64::MAX), Ok(Answer::Taken { .. })));
     }
 }

@@ -157,7 +157,7 @@ where
             tracing::warn!(
                 "stable_token gives the rejected token again, and may not be forced yet"
             );
-            return Ok(token);
+            return Ok(token.at_no_cost());
         }
         // Not forgotten where it fails: should it have reached WeChat all the same, the next request
         // without force brings the new token.
