@@ -223,6 +223,13 @@ impl TokenManager {
         token.lives_at(Instant::now()).then(|| token.clone())
     }
 
+    /// The last failure, until a token comes.
+    #[cfg(feature = "server")]
+    pub(crate) fn last_error(&self) -> Option<TokenError> {
+        let state = self.shared.lock();
+        state.held_back.as_ref().map(|(error, _)| error.clone())
+    }
+
     /// What the account is called in logs and metrics: its appid, where the source knows it.
     pub fn account(&self) -> Option<&str> {
         self.shared.account()
