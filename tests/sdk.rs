@@ -278,7 +278,7 @@ async fn s1_what_is_the_gateways_to_say_it_neither_repeats_nor_takes_for_the_dea
             .filter(|request| request.path() == "/cgi-bin/message/custom/send");
         sent.count()
     };
-    let sdk = at_a_gateway(&wechat, &wechat.secret())
+    let sdk = at_a_gateway(&wechat, wechat.secret())
         .await
         .build()
         .unwrap();

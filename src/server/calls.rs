@@ -2,9 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
-use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
@@ -18,6 +16,7 @@ use super::body::{BodyError, WatchedBody};
 use super::clients::Client;
 use super::headers;
 use super::http::{BoxFuture, Http, OnBehalf};
+use super::incoming::{presented, without_data};
 use super::limits::Limits;
 use super::metrics;
 use super::opaque::{Seal, Unsealed};
@@ -26,15 +25,15 @@ use super::query::parameters;
 use super::refusal::Refusal;
 use super::registry::{Account, Registry};
 use super::reply::{self, Asked};
-use super::searched::{End, Unfit, causes};
+use super::searched::{End, causes};
 use super::secrets::{Secrets, Sent};
 use super::target::{NoTarget, Upstream};
+use super::teller::{Teller, Warnings};
 use crate::body::ReplyBody;
 use crate::error::Error;
 use crate::layer::WechatAuthLayer;
 use crate::platform;
 use crate::service::WechatAuth;
-use crate::warnings::Seldom;
 
 /// What all calls of a gateway share.
 pub(super) struct Calls {
@@ -45,57 +44,6 @@ pub(super) struct Calls {
     places: Places,
     wechat: WechatAuth<Http>,
     warnings: Arc<Warnings>,
-}
-
-/// One kind of trouble hides no other.
-#[derive(Default)]
-struct Warnings {
-    failing: Seldom,
-    timeout: Seldom,
-    unfit: Seldom,
-    telling: Seldom,
-    not_served: Seldom,
-}
-
-/// One call, as far as it is told of.
-#[derive(Clone)]
-struct Teller {
-    warnings: Arc<Warnings>,
-    client: Arc<str>,
-    account: Arc<str>,
-    sent_to: Uri,
-}
-
-impl Teller {
-    fn count(&self, result: &'static str) {
-        metrics::call(&self.client, &self.account, result);
-    }
-
-    fn warn(&self, seldom: &Seldom, message: &str) {
-        let (client, account, path) = (&*self.client, &*self.account, self.sent_to.path());
-        if seldom.is_due() {
-            tracing::warn!(client, account, path, "{message}");
-        } else {
-            tracing::debug!(client, account, path, "{message}");
-        }
-    }
-
-    fn unfit(&self, why: &Unfit) {
-        self.count(why.kind());
-        let seldom = match why {
-            Unfit::Telling => &self.warnings.telling,
-            _ => &self.warnings.unfit,
-        };
-        self.warn(seldom, &why.to_string());
-    }
-
-    fn ended(&self, end: End<'_>) {
-        match end {
-            End::Whole => self.count("ok"),
-            End::Unfit(why) => self.unfit(why),
-            End::Left => self.count("abandoned"),
-        }
-    }
 }
 
 impl Calls {
@@ -164,7 +112,7 @@ impl Calls {
             timed_out(&sent)
         };
         let reply = timeout_at(until, self.send(call)).await.map_err(late)?;
-        let reply = reply.map_err(|error| self.failed(&teller, &error))?;
+        let reply = reply.map_err(|error| self.failed(&teller, &sent, &error))?;
         if let Some(refusal) = reply::rejected(client, &reply) {
             teller.count("rejected");
             return Err(refusal);
@@ -302,7 +250,7 @@ impl Calls {
         Box::pin(self.wechat.clone().oneshot(call))
     }
 
-    fn failed(&self, teller: &Teller, error: &Error) -> Refusal {
+    fn failed(&self, teller: &Teller, sent: &Sent, error: &Error) -> Refusal {
         let (client, account) = (&*teller.client, &*teller.account);
         let path = teller.sent_to.path();
         if let Some(why) = error.token_error() {
@@ -316,6 +264,11 @@ impl Calls {
             tracing::debug!(client, account, path, %why, "not passed on");
             teller.count("body_failed");
             return body_failed(why);
+        }
+        if !sent.is_any() {
+            tracing::debug!(client, account, path, %error, "not passed on");
+            teller.count("not_sent");
+            return Refusal::not_sent(error);
         }
         let unsent = causes().any(is_of_connecting);
         teller.count(if unsent { "not_sent" } else { "failed" });
@@ -333,45 +286,6 @@ impl Calls {
             false => Refusal::may_have_acted(error),
         }
     }
-}
-
-/// The token that a call came with. An SDK's second attempt may append it once more (easywechat#201).
-fn presented(uri: &Uri) -> Result<String, Refusal> {
-    let mut tokens = parameters(uri.query().unwrap_or_default())
-        .filter(|(name, _)| name == "access_token")
-        .map(|(_, token)| token);
-    let refuse = |errcode, errmsg| {
-        metrics::call_refused("malformed");
-        Refusal::new(errcode, errmsg)
-    };
-    let token = tokens.next().filter(|token| !token.is_empty());
-    let token = token.ok_or_else(|| refuse(41001, "access_token missing"))?;
-    if tokens.any(|other| other != token) {
-        // It would be up to the server which of them counts.
-        return Err(refuse(
-            40001,
-            "invalid credential, there is more than one access_token",
-        ));
-    }
-    Ok(token.into_owned())
-}
-
-/// The body of a call that is to have none. Clients of HTTP send it in a way that servers read as the next call, or drop it
-/// (hyper#1925).
-async fn without_data(mut body: Body) -> Result<Body, Refusal> {
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| match Unfit::of(error.into()) {
-            Unfit::Paused => body_failed(&BodyError::Paused),
-            _ => body_failed(&BodyError::Broken("it broke off".into())),
-        })?;
-        if frame.data_ref().is_some_and(|data| !data.is_empty()) {
-            return Err(Refusal::new(
-                43002,
-                "require POST method: not sent, a GET or HEAD has no body",
-            ));
-        }
-    }
-    Ok(Body::empty())
 }
 
 /// How long the body of a call is, for WeChat wants to know it.
@@ -409,7 +323,7 @@ fn timed_out(sent: &Sent) -> Refusal {
     }
 }
 
-fn body_failed(why: &BodyError) -> Refusal {
+pub(super) fn body_failed(why: &BodyError) -> Refusal {
     let (status, errcode) = match why {
         BodyError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 45001),
         BodyError::Paused => (StatusCode::REQUEST_TIMEOUT, 44002),

@@ -8,12 +8,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use axum::body::HttpBody;
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::body::BodyError;
 use super::secrets::Secrets;
+use super::text::is_text;
 use crate::source::Found;
 use crate::token::BoxError;
 
@@ -252,48 +253,6 @@ impl<B> Drop for Searched<B> {
             tell(End::Left);
         }
     }
-}
-
-/// Whether a body is searched: WeChat's word is text, whatever its content-type says of it. What is none flows at its first frame.
-fn is_text(headers: &HeaderMap, beginning: &[u8]) -> bool {
-    const TYPES: [&str; 6] = [
-        "text/",
-        "application/json",
-        "application/xml",
-        "application/javascript",
-        "application/x-www-form-urlencoded",
-        "application/problem",
-    ];
-
-    let coding = headers.get(header::CONTENT_ENCODING);
-    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return false;
-    }
-    let content_type = headers.get(header::CONTENT_TYPE).map(|value| {
-        let value = String::from_utf8_lossy(value.as_bytes());
-        let value = value.split(';').next().unwrap_or_default();
-        value.trim().to_ascii_lowercase()
-    });
-    let Some(content_type) = content_type.filter(|content_type| !content_type.is_empty()) else {
-        return looks_like_text(beginning);
-    };
-    let is_text = TYPES.iter().any(|text| content_type.starts_with(text))
-        || ["+json", "+xml"]
-            .iter()
-            .any(|end| content_type.ends_with(end));
-    // A refusal of WeChat's is JSON also where a picture was asked for.
-    is_text || beginning.trim_ascii_start().starts_with(b"{")
-}
-
-fn looks_like_text(beginning: &[u8]) -> bool {
-    let beginning = &beginning[..beginning.len().min(512)];
-    let is_valid = match std::str::from_utf8(beginning) {
-        Ok(_) => true,
-        // Cut within a character.
-        Err(error) => error.error_len().is_none(),
-    };
-    let is_binary = |byte: &u8| *byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c);
-    is_valid && !beginning.iter().any(is_binary)
 }
 
 /// An error and its sources.
