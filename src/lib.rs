@@ -100,6 +100,9 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod account_id;
+mod asking;
+mod base_url;
 mod body;
 mod config;
 mod error;
@@ -108,6 +111,7 @@ mod layer;
 mod made_reply;
 mod metrics;
 mod outcome;
+mod passed;
 mod platform;
 mod reply;
 mod request;
@@ -115,6 +119,7 @@ mod service;
 mod source;
 mod token;
 mod warnings;
+mod watch;
 
 #[cfg(feature = "mock")]
 pub mod mock;
@@ -132,11 +137,13 @@ pub mod reqwest;
 #[path = "reqwest/v0_12.rs"]
 pub mod reqwest_0_12;
 
-pub use self::body::{Replay, ReplayBody, ReplyBody, RequestBody};
+pub use self::account_id::AccountId;
+pub use self::body::{Peek, Replay, ReplayBody, ReplyBody, RequestBody};
 pub use self::error::{Error, ErrorKind};
 pub use self::future::ResponseFuture;
 pub use self::layer::WechatAuthLayer;
 pub use self::outcome::{AuthOutcome, NotReplayed};
+pub use self::passed::PassedThrough;
 pub use self::platform::Platform;
 pub use self::request::SkipAuth;
 pub use self::service::WechatAuth;

@@ -11,7 +11,6 @@ pub use self::client::{IncomingReply, OutgoingRequest};
 pub use self::client_credential::ClientCredential;
 #[cfg(feature = "server")]
 pub(crate) use self::exchange::{SAYS, TAKES_REJECTED_TOKEN};
-#[cfg(feature = "server")]
 pub(crate) use self::secret::Secret;
 pub use self::stable_token::StableToken;
 pub use self::wecom::WeComCredential;
