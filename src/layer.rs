@@ -166,7 +166,8 @@ impl WechatAuthLayer {
     /// How many bytes of a reply are read ahead, at most, to find its errcode; default 4 KiB.
     ///
     /// WeChat's errors are about 220 bytes. A reply that is larger, or that does not begin as a
-    /// JSON object does, is handed on at its first frame.
+    /// JSON object does, is handed on at its first frame. One with `Content-Disposition`, and a part of
+    /// one (206), is somebody's content and not read at all.
     pub fn inspect_limit(mut self, bytes: usize) -> Self {
         self.config().inspect_limit = bytes;
         self

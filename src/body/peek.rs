@@ -77,3 +77,6 @@ impl<B> fmt::Debug for Peek<B> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
