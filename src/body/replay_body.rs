@@ -229,7 +229,8 @@ where
                     Some(Poll::Pending) => (false, false),
                 };
                 if text.len() > limit || self.ahead.len() > limit {
-                    return Poll::Ready(false);
+                    text.truncate(limit);
+                    return Poll::Ready(InJson::look(&text) != InJson::More);
                 }
                 // Not at each of many frames that are there, or a body of small ones would be read again
                 // for each of them.
