@@ -372,8 +372,8 @@ async fn r4_a_code_that_means_authorize_again_refreshes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn r3_somebodys_content_is_never_read_as_wechats_word() {
-    type Builder = http::response::Builder;
-    let with: [(Method, fn(Builder) -> Builder); 9] = [
+    type With = fn(http::response::Builder) -> http::response::Builder;
+    let with: [(Method, With); 9] = [
         (Method::GET, |r| {
             r.header("content-disposition", "attachment; filename=\"a.json\"")
         }),
