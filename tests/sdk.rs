@@ -57,7 +57,7 @@ fn layer(wechat: &MockWechat, client: Client, base_url: &str) -> ReqwestAuthLaye
         .issue_timeout(Duration::from_secs(1))
         .build();
     let layer = WechatAuthLayer::new(tokens).api_origin(wechat.url());
-    ReqwestAuthLayer::new(layer.answer_token_requests(true))
+    ReqwestAuthLayer::new(layer.answer_token_requests([wechat.appid()]))
 }
 
 /// The SDK with a client of ours: it wraps its own into whatever it is given, and that wraps nothing.
@@ -189,7 +189,7 @@ async fn a_redirect_takes_no_referer_along_from_a_client_of_ours() {
 
     let wechat = wechat().await;
     let layer = WechatAuthLayer::new(tokens_of(&wechat)).api_origin(&origin);
-    let layer = ReqwestAuthLayer::new(layer.answer_token_requests(true));
+    let layer = ReqwestAuthLayer::new(layer.answer_token_requests([wechat.appid()]));
     let client = client_builder().build().unwrap();
     let sdk = sdk(&wechat).base_url(origin);
     let sdk = in_place_of_its_client(sdk, layer.layer(client));

@@ -5,7 +5,8 @@ use axum::http::{Method, Request, StatusCode, Uri, Version};
 
 use super::error::BuildError;
 use super::refusal::Refusal;
-use crate::request::{Scope, Target, single_slashes};
+use crate::base_url::single_slashes;
+use crate::request::{Scope, Target};
 
 /// The folders of WeChat's server API.
 pub(super) const API: [&str; 40] = [

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 use tower_service::Service;
@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::client::{IncomingReply, OutgoingRequest};
 use super::secret::Secret;
+use crate::base_url::BaseUrl;
 use crate::reply::{errcode_of, lenient};
 use crate::token::{AccessToken, BoxError, ClientError, TokenError};
 
@@ -60,16 +61,10 @@ impl<S, Q> Endpoint<S, Q> {
     /// When `base_url` is not one: a mistake in the configuration, found where it is made.
     #[track_caller]
     pub(super) fn set_base_url(&mut self, base_url: &str) {
-        let base_url = base_url.trim_end_matches('/');
-        let usable = base_url.parse::<Uri>().is_ok_and(|uri| {
-            let http = matches!(uri.scheme_str(), Some("http" | "https"));
-            http && uri.query().is_none()
-        });
-        assert!(
-            usable && !base_url.contains(['?', '#']),
-            "a base URL is http:// or https://, a host, and maybe a path: no query"
-        );
-        base_url.clone_into(&mut self.base_url);
+        match BaseUrl::parse(base_url) {
+            Ok(base_url) => base_url.as_str().clone_into(&mut self.base_url),
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 

@@ -12,7 +12,6 @@ pub use self::client::{IncomingReply, OutgoingRequest};
 pub use self::client_credential::ClientCredential;
 #[cfg(feature = "server")]
 pub(crate) use self::exchange::{SAYS, TAKES_REJECTED_TOKEN};
-#[cfg(feature = "server")]
 pub(crate) use self::secret::Secret;
 #[cfg(feature = "server")]
 pub(crate) use self::spelling::{Found, find, replace, search};
