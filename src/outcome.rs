@@ -43,7 +43,7 @@ struct Rejected {
 }
 
 /// Why a call whose token was rejected was not sent again.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum NotReplayed {
     /// No other token could be had.
@@ -63,6 +63,18 @@ impl fmt::Display for NotReplayed {
                 f.write_str("the request's body could not be kept for a replay")
             }
         }
+    }
+}
+
+/// The variant's name, and what `Display` says.
+impl fmt::Debug for NotReplayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variant = match self {
+            NotReplayed::NoToken(_) => "NoToken",
+            NotReplayed::SameToken => "SameToken",
+            NotReplayed::BodyNotKept => "BodyNotKept",
+        };
+        write!(f, "{variant}({self})")
     }
 }
 

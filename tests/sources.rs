@@ -238,7 +238,10 @@ async fn an_address_that_is_not_allowed_comes_with_advice() {
         assert_eq!(error.errcode(), Some(40164));
         let text = error.to_string();
         assert!(text.contains("invalid ip 127.0.0.1"), "{text}");
-        assert!(text.contains("IP allow-list"), "{text}");
+        assert!(
+            text.contains("put 127.0.0.1 on the account's IP allow-list"),
+            "{text}"
+        );
     }
 }
 
@@ -429,6 +432,23 @@ async fn odd_token_replies_that_are_fine_are_fine() {
         wechat.fail_next(Failure::TokenBody(reply.into()));
         assert_eq!(plain(&wechat).token().await.unwrap().secret(), secret);
     }
+}
+
+#[cfg(feature = "decompression")]
+#[tokio::test]
+async fn a_token_reply_in_gzip_is_read() {
+    use std::io::Write;
+
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(granted("t").as_bytes()).unwrap();
+    let body = Bytes::from(gzip.finish().unwrap());
+    let http = service_fn(move |_: Request<Full<Bytes>>| {
+        let reply = Response::builder().header(header::CONTENT_ENCODING, "gzip");
+        let reply = reply.body(Full::new(body.clone())).unwrap();
+        async move { Ok::<_, Infallible>(reply) }
+    });
+    let source = ClientCredential::new(http, "wx1", SECRET);
+    assert_eq!(source.issue(None).await.unwrap().secret(), "t");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod client_credential;
 mod exchange;
 mod secret;
 mod stable_token;
+mod token_reply;
 mod wecom;
 
 pub use self::client::{IncomingReply, OutgoingRequest};
