@@ -958,6 +958,7 @@ async fn api_delays_of_any_range_do_no_harm() {
 #[tokio::test]
 async fn a_body_is_read_to_its_end_before_a_bad_token_is_told() {
     let (wechat, caller) = started().await;
+    wechat.accept_chunked(true);
     let (mut sender, body) = Channel::new(1);
     let path = "/cgi-bin/media/upload?type=image&access_token=x";
     let replying = tokio::spawn(async move {
@@ -989,6 +990,7 @@ async fn a_body_is_read_to_its_end_before_a_bad_token_is_told() {
 #[tokio::test]
 async fn answer_early_does_not_wait_for_the_body() {
     let (wechat, caller, token) = started_with_token().await;
+    wechat.accept_chunked(true);
     wechat.answer_early(true);
     let (mut sender, body) = Channel::new(1);
     let path = "/cgi-bin/media/upload?type=image&access_token=x";

@@ -233,7 +233,7 @@ async fn a_wrong_appid_or_secret_is_told_once_and_without_the_secret() {
 async fn an_address_that_is_not_allowed_comes_with_advice() {
     let wechat = MockWechat::start().await;
     wechat.deny_address(true);
-    for tokens in [plain(&wechat), stable(&wechat), wecom(&wechat)] {
+    for tokens in [plain(&wechat), stable(&wechat)] {
         let error = tokens.token().await.unwrap_err();
         assert_eq!(error.errcode(), Some(40164));
         let text = error.to_string();
@@ -243,6 +243,25 @@ async fn an_address_that_is_not_allowed_comes_with_advice() {
             "{text}"
         );
     }
+    let error = wecom(&wechat).token().await.unwrap_err();
+    assert_eq!(error.errcode(), Some(60020));
+    let advice = error.advice().unwrap();
+    assert_eq!(
+        advice,
+        "put 127.0.0.1 on the application's list of trusted addresses"
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_secret_of_wecom_is_called_a_corpsecret() {
+    let wechat = MockWechat::start().await;
+    let source = WeComCredential::new(http(), wechat.appid(), SECRET).base_url(wechat.url());
+    let error = TokenManager::new(source).token().await.unwrap_err();
+    assert_eq!(error.errcode(), Some(40001));
+    assert!(
+        error.to_string().contains("the corpsecret is wrong"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -362,7 +381,7 @@ async fn bad_token_replies_are_clear_errors_and_the_next_call_is_well() {
             "expires_in is not a number",
         ),
         (
-            br#"{"access_token":"SEEN","expires_in":"7200"}"#,
+            br#"{"access_token":"SEEN","expires_in":"2 h"}"#,
             "expires_in is not a number",
         ),
         (

@@ -49,7 +49,7 @@ pub(super) async fn answer(call: &Call<'_>, body: Incoming) -> Result<Reply, NoR
 
     let received = intake::read(call, body, keep).await?;
     let reply = match failure {
-        Some(failure) => failure.into_reply(),
+        Some(failure) => failure.into_reply(bearer.platform),
         None => Ok(decide(call, bearer, endpoint, &received)),
     };
     wait(delay).await;

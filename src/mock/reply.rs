@@ -38,11 +38,6 @@ impl Reply {
         Reply::json_bytes(Bytes::from_static(OK.as_bytes()), Some(0))
     }
 
-    /// An error in WeChat's wording.
-    pub(super) fn error(errcode: i64) -> Reply {
-        Reply::error_of(Platform::OfficialAccount, errcode)
-    }
-
     /// An error in the wording of WeChat or of WeCom.
     pub(super) fn error_of(platform: Platform, errcode: i64) -> Reply {
         if platform == Platform::WeCom {

@@ -34,7 +34,7 @@ pub(super) async fn answer(call: &Call<'_>, body: Incoming) -> Result<Reply, NoR
     let received = intake::read(call, body, keep).await?;
     wait(delay).await;
     if let Some(failure) = failure {
-        return failure.into_reply();
+        return failure.into_reply(platform_of(call.path()));
     }
     // A request for a token carries none.
     if let Some(own) = call.own_reply(&received, true) {
@@ -42,11 +42,19 @@ pub(super) async fn answer(call: &Call<'_>, body: Incoming) -> Result<Reply, NoR
     }
     let mut inner = call.state.lock();
     let reply = match call.path() {
-        PLAIN => plain(call, &mut inner).map_err(Reply::error),
-        STABLE => stable(call, &mut inner, &received).map_err(Reply::error),
-        _ => corp(call, &mut inner).map_err(|code| Reply::error_of(Platform::WeCom, code)),
+        PLAIN => plain(call, &mut inner),
+        STABLE => stable(call, &mut inner, &received),
+        _ => corp(call, &mut inner),
     };
-    Ok(reply.unwrap_or_else(|refusal| refusal))
+    Ok(reply.unwrap_or_else(|errcode| Reply::error_of(platform_of(call.path()), errcode)))
+}
+
+fn platform_of(path: &str) -> Platform {
+    if path == CORP {
+        Platform::WeCom
+    } else {
+        Platform::OfficialAccount
+    }
 }
 
 fn plain(call: &Call<'_>, inner: &mut Inner) -> Result<Reply, i64> {

@@ -134,6 +134,12 @@ mod tests {
     }
 
     #[test]
+    fn silenceper_805_an_empty_token_in_a_well_formed_reply_is_an_error() {
+        let reply = r#"{"errcode":0,"errmsg":"ok","access_token":"","expires_in":7200}"#;
+        assert!(reason(reply).contains("its access_token is empty"));
+    }
+
+    #[test]
     fn a_token_of_many_characters_is_fine() {
         let long = "x".repeat(2048);
         let reply = format!(r#"{{"access_token":"{long}","expires_in":7200}}"#);

@@ -179,8 +179,10 @@ async fn wecoms_errors_read_as_wecoms_do() {
     wechat.revoke();
     let path = format!("/cgi-bin/user/get?access_token={token}");
     let wrong = format!("/cgi-bin/gettoken?corpid={}&corpsecret=x", wechat.appid());
+    wechat.fail_next(Failure::Token(-1));
     for (reply, errcode, said) in [
         (caller.get(&path).await, 40014, "invalid access_token"),
+        (caller.ask_corp().await, -1, "system error"),
         (caller.get(&wrong).await, 40001, "invalid credential"),
     ] {
         assert_eq!(reply.errcode(), errcode);
