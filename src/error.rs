@@ -9,7 +9,8 @@ use crate::token::{BoxError, TokenError, fmt_foreign};
 ///
 /// An errcode of WeChat's is no `Error`: it comes as a reply.
 ///
-/// `Display` tells the whole reason, so there is no [`source`](StdError::source). The client's own error
+/// `Display` tells the whole reason and what to do about it, so there is no [`source`](StdError::source); `Debug`,
+/// which `main` prints, says the same. The client's own error
 /// is not printed, neither by `Display` nor by `Debug`: clients print the URL, and the URL holds the token. Of it you see
 /// what kind it is, of reqwest's errors and of the [`io::Error`](std::io::Error) in its chain;
 /// [`get_ref`](Error::get_ref) shows it and [`into_source`](Error::into_source) hands it back whole.
@@ -143,7 +144,7 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.inner {
-            Inner::Token(error) => f.debug_tuple("Token").field(error).finish(),
+            Inner::Token(_) => write!(f, "Token({self})"),
             Inner::UriTooLong(_) => write!(f, "UriTooLong({self})"),
             Inner::Service(_) => write!(f, "Service({self})"),
         }

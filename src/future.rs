@@ -15,6 +15,7 @@ use pin_project::pin_project;
 use tower_service::Service;
 
 use crate::asking::Asking;
+use crate::base_url::single_slashes;
 use crate::body::{Replay, ReplyBody, RequestBody};
 use crate::config::{Aside, Config};
 use crate::error::Error;
@@ -24,7 +25,7 @@ use crate::outcome::{AuthOutcome, NotReplayed, Rejection};
 use crate::passed::PassedThrough;
 use crate::platform::Platform;
 use crate::reply::{Coding, Inspector, Look, may_be_wechats_word};
-use crate::request::{single_slashes, with_token};
+use crate::request::with_token;
 use crate::token::{AccessToken, BoxError, Endpoint, Moment, Refreshed, TokenError, TokenManager};
 use crate::watch::{Watch, note_passed};
 

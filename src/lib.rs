@@ -85,7 +85,8 @@
 //!
 //! - `axum`: `axum::body::Body` as the body of requests.
 //! - `decompression`: replies in gzip, deflate or brotli are looked into as well; the caller gets them
-//!   as they came. Without it they pass, and a warning says so once.
+//!   as they came. Without it they pass, and a warning says so once. Replies to token requests are decoded with it, and
+//!   are an error without it.
 //! - `metrics`: counts of calls, rejections and refreshes, and gauges of when a token was fetched and when it will expire, by
 //!   the facade of the `metrics` crate; labelled with the account, see [`TokenManager::account`].
 //! - `mock`: `mock::MockWechat`, for tests.

@@ -46,7 +46,7 @@ struct Rejected {
 }
 
 /// Why a call whose token was rejected was not sent again.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum NotReplayed {
     /// No other token could be had.
@@ -71,6 +71,19 @@ impl fmt::Display for NotReplayed {
                 f.write_str("the URI is too long with the new access_token in it")
             }
         }
+    }
+}
+
+/// The variant's name, and what `Display` says.
+impl fmt::Debug for NotReplayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variant = match self {
+            NotReplayed::NoToken(_) => "NoToken",
+            NotReplayed::SameToken => "SameToken",
+            NotReplayed::BodyNotKept => "BodyNotKept",
+            NotReplayed::UriTooLong => "UriTooLong",
+        };
+        write!(f, "{variant}({self})")
     }
 }
 

@@ -149,26 +149,6 @@ pub(crate) const BUSY: i64 = -1;
 /// Too many token requests this minute.
 pub(crate) const TOO_MANY_THIS_MINUTE: i64 = 45011;
 
-/// What to do about an errcode of a token request, where we know.
-pub(crate) fn advice(errcode: i64) -> Option<&'static str> {
-    Some(match errcode {
-        40001 | 40125 => {
-            "the secret is wrong or was reset: copy it anew from the account's console"
-        }
-        40002 => "grant_type must be client_credential",
-        40013 => "the appid is wrong: copy it anew from the account's console",
-        40164 => "put this address on the account's IP allow-list",
-        40243 => "the AppSecret is frozen: unfreeze it in the account's console",
-        41002 => "the appid is missing",
-        41004 => "the secret is missing",
-        45009 => "the day's quota of token requests is used up: look for who asks so often",
-        45011 => "too many token requests this minute: look for who asks so often",
-        50004 | 50002 => "the account may not use this API now: look into its console",
-        89503 => "an administrator of the account must confirm this address first",
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

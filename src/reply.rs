@@ -309,6 +309,14 @@ impl Coding {
         }
     }
 
+    /// All of a body, if it can be decoded to at most `limit` bytes.
+    pub(crate) fn whole(self, bytes: &[u8], limit: usize) -> Option<Cow<'_, [u8]>> {
+        match self.decode(bytes, limit) {
+            Decoded::Whole(text) => Some(text),
+            Decoded::Part(_) | Decoded::Unreadable => None,
+        }
+    }
+
     /// Decodes to at most `limit` bytes: what is more than that is unreadable.
     #[cfg_attr(not(feature = "decompression"), expect(unused_variables))]
     fn decode(self, bytes: &[u8], limit: usize) -> Decoded<'_> {

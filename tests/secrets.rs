@@ -201,7 +201,10 @@ async fn no_public_type_tells_a_secret_by_debug() {
         &service,
         &future,
         &Some(tokens.keep_fresh()),
-        &TokenError::other(Leaky { url: SECRET.into() }),
+        &TokenError::transport(Leaky { url: SECRET.into() }),
+        &TokenError::other(Leaky {
+            url: format!("https://h/?secret={SECRET}"),
+        }),
         &AccountId::wecom("ww0", SECRET),
         &layer
             .clone()

@@ -30,7 +30,7 @@ use super::secrets::{Secrets, Sent};
 use super::target::{NoTarget, Upstream};
 use super::teller::{Teller, Warnings};
 use crate::body::ReplyBody;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::layer::WechatAuthLayer;
 use crate::platform;
 use crate::service::WechatAuth;
@@ -255,6 +255,14 @@ impl Calls {
             tracing::debug!(client, account, path, %error, "not passed on");
             teller.count("no_token");
             return Refusal::no_token(why);
+        }
+        if error.kind() == ErrorKind::UriTooLong {
+            teller.count("malformed");
+            return Refusal::with_status(
+                StatusCode::URI_TOO_LONG,
+                48001,
+                "the target is too long with WeChat's access_token in it",
+            );
         }
         let causes = || causes(error.get_ref());
         if let Some(why) = causes().find_map(|error| error.downcast_ref::<BodyError>()) {

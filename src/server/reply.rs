@@ -142,6 +142,9 @@ pub(super) fn rejected(reply: &http::Response<ReplyBody<Body>>) -> Option<Refusa
             }
             refusal => refusal,
         },
+        Some(why @ NotReplayed::UriTooLong) => {
+            Refusal::of_server(format_args!("{rejection}, and {why}"))
+        }
         None => Refusal::of_server(format_args!(
             "{rejection}, and another one, too: does the body hold an access_token of its own?"
         )),

@@ -6,6 +6,7 @@ mod exchange;
 mod secret;
 mod spelling;
 mod stable_token;
+mod token_reply;
 mod wecom;
 
 pub use self::client::{IncomingReply, OutgoingRequest};
