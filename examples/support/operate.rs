@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::signal;
 use tokio::sync::oneshot;
 use tower_wechat::redis::RedisTokens;
-use tower_wechat::server::{Bounds, ServerBuilder, serve};
+use tower_wechat::server::{ServerBuilder, serve};
 use tower_wechat::{ClientCredential, StableToken, TokenManager, TokenSource};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
@@ -105,7 +105,8 @@ impl Settings {
             _ => format!("cannot listen on {listen}, which should be as 0.0.0.0:8080 is: {error}"),
         })?;
         let url = format!("http://{}", listener.local_addr()?);
-        let bounds = Bounds::default();
+        // The usual limit is 1024 open files, and more are there for the asking.
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
         println!("listening on {url}");
         let (accounts, clients) = (self.accounts.len(), self.clients.len());
         tracing::info!(accounts, clients, wechat = self.base_url, "serving");
@@ -121,7 +122,7 @@ impl Settings {
         }
         // A download may take its time, and a container is killed after 30 s: the bounds have 25 s for it.
         let (stop, stopping) = oneshot::channel();
-        let serving = serve(listener, router, bounds).until(async {
+        let serving = serve(listener, router, self.bounds.clone()).until(async {
             let _ = stopping.await;
         });
         let told_twice = async {

@@ -1,10 +1,9 @@
-//! The accept loop: who gets a place, and who has to go for it.
+//! The accept loop.
 
-use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::bounds::Bounds;
 use super::connection::Connection;
+use super::crowd::{Crowd, Place};
 use super::guarded::Guarded;
 use super::standing::Standing;
 use crate::warnings::Seldom;
@@ -24,9 +24,9 @@ use crate::warnings::Seldom;
 /// How soon somebody may have become dispensable. Only a server that is full looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How long to leave the system alone that has no room for a connection: the most, and at first.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long to leave a system alone that has no room for a connection: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Accepting {
     listener: TcpListener,
@@ -34,28 +34,13 @@ pub(super) struct Accepting {
     http: http1::Builder,
     bounds: Arc<Bounds>,
     epoch: Instant,
-    connections: HashMap<u64, Entry>,
-    by_address: HashMap<IpAddr, usize>,
-    next: u64,
+    crowd: Crowd,
     tasks: JoinSet<u64>,
     /// It has come, and there was no place.
     waiting: Option<(TcpStream, SocketAddr)>,
     pause: Option<Pin<Box<Sleep>>>,
     next_pause: Duration,
-    full: Seldom,
     failing: Seldom,
-}
-
-struct Entry {
-    standing: Arc<Standing>,
-    address: IpAddr,
-}
-
-/// Whether there is a place.
-enum Place {
-    Free,
-    Later,
-    Never,
 }
 
 impl Accepting {
@@ -68,29 +53,27 @@ impl Accepting {
         if let Some(fields) = bounds.head_fields {
             http.max_headers(fields);
         }
+        let bounds = Arc::new(bounds);
         Accepting {
             listener,
             // Its handlers get their state once, and not for each request.
             router: router.with_state(()),
             http,
-            bounds: Arc::new(bounds),
+            crowd: Crowd::new(Arc::clone(&bounds)),
+            bounds,
             epoch: Instant::now(),
-            connections: HashMap::new(),
-            by_address: HashMap::new(),
-            next: 0,
             tasks: JoinSet::new(),
             waiting: None,
             pause: None,
             next_pause: FIRST_PAUSE,
-            full: Seldom::default(),
             failing: Seldom::default(),
         }
     }
 
     /// Serves until `stop` is done; then no more are taken on, and those under way end.
     pub(super) async fn run(mut self, stop: impl Future<Output = ()>) {
-        let mut stop = std::pin::pin!(stop);
-        std::future::poll_fn(|cx| {
+        let mut stop = pin!(stop);
+        poll_fn(|cx| {
             // First of all, for a server that is very busy stops as well.
             if stop.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
@@ -100,15 +83,13 @@ impl Accepting {
         .await;
         let Accepting {
             listener,
-            connections,
+            crowd,
             mut tasks,
             bounds,
             ..
         } = self;
         drop(listener);
-        for entry in connections.values() {
-            entry.standing.stop();
-        }
+        crowd.stop();
         let all = async { while tasks.join_next().await.is_some() {} };
         if timeout(bounds.stop_timeout, all).await.is_err() {
             tracing::warn!(
@@ -116,7 +97,6 @@ impl Accepting {
                 "stopping takes too long: what is still under way is cut"
             );
         }
-        // Those that are left end with the set.
         tasks.shutdown().await;
     }
 
@@ -125,11 +105,10 @@ impl Accepting {
             while let Poll::Ready(Some(ended)) = self.tasks.poll_join_next(cx) {
                 // Nobody aborts them, and they do not panic.
                 if let Ok(number) = ended {
-                    self.forget(number);
+                    self.crowd.forget(number);
                 }
-                if self.waiting.is_some() {
-                    self.pause = None;
-                }
+                // There is room for another one now.
+                self.pause = None;
             }
             if let Some(pause) = &mut self.pause {
                 ready!(pause.as_mut().poll(cx));
@@ -148,7 +127,7 @@ impl Accepting {
                     }
                 },
             };
-            match self.place(peer) {
+            match self.crowd.place(peer) {
                 Place::Free => self.take_on(stream, peer),
                 Place::Later => {
                     self.waiting = Some((stream, peer));
@@ -169,69 +148,8 @@ impl Accepting {
             Arc::clone(&self.bounds),
             Arc::clone(&standing),
         );
-        let (number, address) = (self.next, network(peer));
-        self.next += 1;
+        let number = self.crowd.enter(standing, peer);
         self.tasks.spawn(Guarded::new(connection, number));
-        self.connections.insert(number, Entry { standing, address });
-        if self.bounds.connections_by_address.is_some() {
-            *self.by_address.entry(address).or_default() += 1;
-        }
-    }
-
-    fn forget(&mut self, number: u64) {
-        let Some(entry) = self.connections.remove(&number) else {
-            return;
-        };
-        if let Some(count) = self.by_address.get_mut(&entry.address) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_address.remove(&entry.address);
-            }
-        }
-    }
-
-    fn place(&self, peer: SocketAddr) -> Place {
-        let address = network(peer);
-        if let Some(most) = self.bounds.connections_by_address {
-            let count = self.by_address.get(&address).copied().unwrap_or(0);
-            if count >= most {
-                return match self.make_way(|entry| entry.address == address) {
-                    true => Place::Later,
-                    false => Place::Never,
-                };
-            }
-        }
-        let count = self.connections.len();
-        if count < self.bounds.connections {
-            return Place::Free;
-        }
-        if self.full.is_due() {
-            tracing::warn!(
-                connections = count,
-                "the server has as many connections as it takes: those that are idle or wait for their peers make way"
-            );
-        }
-        self.make_way(|_| true);
-        Place::Later
-    }
-
-    /// Whether one of those that count is on its way out; asks one to go unless another one has been asked.
-    fn make_way(&self, counts: impl Fn(&Entry) -> bool) -> bool {
-        let mut first = None;
-        for entry in self.connections.values().filter(|entry| counts(entry)) {
-            if entry.standing.is_to_leave() {
-                return true;
-            }
-            if let Some(since) = entry.standing.dispensable(self.bounds.patience) {
-                if first.is_none_or(|(earliest, _)| since < earliest) {
-                    first = Some((since, entry));
-                }
-            }
-        }
-        if let Some((_, entry)) = first {
-            entry.standing.make_way();
-        }
-        first.is_some()
     }
 
     fn failed(&mut self, error: &io::Error) {
@@ -248,23 +166,12 @@ impl Accepting {
         if self.failing.is_due() {
             tracing::warn!(
                 error = %error,
-                connections = self.connections.len(),
+                connections = self.crowd.len(),
                 "no connection can be accepted: allow this process more open files"
             );
         }
-        self.make_way(|_| true);
+        self.crowd.shrink();
         self.pause = Some(Box::pin(sleep(self.next_pause)));
         self.next_pause = LONGEST_PAUSE.min(self.next_pause * 2);
-    }
-}
-
-/// What a client has for itself: an address, or with IPv6 a network of 64 bits.
-fn network(peer: SocketAddr) -> IpAddr {
-    match peer.ip().to_canonical() {
-        IpAddr::V6(address) => {
-            let bits = u128::from(address) & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from(bits))
-        }
-        address => address,
     }
 }

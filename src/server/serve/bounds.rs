@@ -41,7 +41,7 @@ impl Default for Bounds {
         Bounds {
             connections: 2048,
             connections_by_address: None,
-            patience: Duration::from_secs(2),
+            patience: Duration::from_millis(250),
             head_timeout: Duration::from_secs(10),
             head_bytes: 64 * 1024,
             head_fields: None,
@@ -81,9 +81,11 @@ impl Bounds {
         self
     }
 
-    /// How long a peer may owe something while others want its place; default 2 s.
+    /// How long a peer may owe a head while others want its place; default 250 ms. In a call, whose body or reply may be held up by a lost
+    /// packet, ten times that.
     ///
-    /// A client sends its head at once, and a lost packet comes again within a second.
+    /// A client sends its head at once. Strangers who say nothing keep others waiting only if within this time there come as many as there are
+    /// connections.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

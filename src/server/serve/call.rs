@@ -26,7 +26,8 @@ use super::bounds::Bounds;
 use super::drain::{Drain, Drained};
 use super::reply_body::ReplyBody;
 use super::request_body::RequestBody;
-use super::standing::{Rest, Standing};
+use super::rest::Rest;
+use super::standing::Standing;
 
 /// The router, for one connection.
 pub(super) struct Calls {
@@ -107,7 +108,7 @@ impl Future for Call {
                 }
             });
             if *this.has_body {
-                match this.standing.rest() {
+                match this.standing.left_body.take() {
                     Rest::None => {}
                     Rest::Unasked => *this.closes = true,
                     Rest::Left(rest) => {

@@ -92,7 +92,7 @@ impl Connection {
             return Poll::Ready(());
         }
         self.late = self.late.take().or_else(|| {
-            let rest = self.standing.late_rest()?;
+            let rest = self.standing.left_body.take_late()?;
             let standing = Arc::clone(&self.standing);
             Some(Drain::new(rest, &self.bounds, standing))
         });

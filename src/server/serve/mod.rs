@@ -1,17 +1,19 @@
 //! An accept loop that is bounded in both directions.
 //!
-//! What each file decides: `accept` who has a place, `connection` when and how a connection ends, `call` when a reply may go. `standing` is what they
-//! tell each other; `wire`, `request_body` and `reply_body` watch, `drain` and `lingering` read what nobody wants.
+//! What each file decides: `crowd` who has a place, `connection` when and how a connection ends, `call` when a reply may go. `standing` is what they
+//! tell each other; `wire`, `request_body` and `reply_body` watch; `drain` and `lingering` read what nobody wants.
 
 mod accept;
 mod bounds;
 mod call;
 mod connection;
+mod crowd;
 mod drain;
 mod guarded;
 mod lingering;
 mod reply_body;
 mod request_body;
+mod rest;
 mod standing;
 mod wire;
 
@@ -20,6 +22,7 @@ use std::future::{Future, IntoFuture, pending};
 use std::pin::Pin;
 
 use axum::Router;
+use socket2::SockRef;
 use tokio::net::TcpListener;
 
 use self::accept::Accepting;
@@ -79,6 +82,10 @@ pub struct Serve {
     stop: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
+/// How many may wait for the accept loop, as far as the system allows. With std's 128, a few hundred strangers at once make others wait for a
+/// second or three, until their system tries again.
+const BACKLOG: i32 = 4096;
+
 impl Serve {
     /// Stops when `stop` is done: no connection is accepted any more, those that are idle are closed, calls under way end
     /// and close theirs, and what takes longer than [`stop_timeout`](Bounds::stop_timeout) is cut.
@@ -93,9 +100,12 @@ impl IntoFuture for Serve {
     type IntoFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
+        // Where a system does not do this, it goes on as it did.
+        let socket = SockRef::from(&self.listener);
+        let _ = socket.listen(BACKLOG);
         // Connections have it from their listener.
         #[cfg(any(target_os = "android", target_os = "linux"))]
-        let _ = socket2::SockRef::from(&self.listener).set_tcp_notsent_lowat(UNSENT);
+        let _ = socket.set_tcp_notsent_lowat(UNSENT);
         let accepting = Accepting::new(self.listener, self.router, self.bounds);
         Box::pin(accepting.run(self.stop))
     }

@@ -41,7 +41,7 @@ impl RequestBody {
         timeout: Duration,
         standing: Arc<Standing>,
     ) -> Self {
-        standing.expects_body();
+        standing.left_body.begin();
         RequestBody {
             body: Some(body),
             expects,
@@ -130,7 +130,7 @@ impl Drop for RequestBody {
         match self.body.take() {
             Some(body) if body.is_end_stream() => {}
             // To read it is to ask for it.
-            Some(_) if self.expects => self.standing.leave_unasked(),
+            Some(_) if self.expects => self.standing.left_body.leave_unasked(),
             Some(body) => self.standing.leave(body),
             None => {}
         }

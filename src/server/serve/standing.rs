@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::bounds::Bounds;
+use super::rest::LeftBody;
 
 /// Noted by the connection and its parts, read by the accept loop when it wants a place.
 ///
@@ -31,28 +32,7 @@ pub(super) struct Standing {
     is_to_leave: AtomicBool,
     /// Of the connection's task, which is always the same.
     waker: Mutex<Option<Waker>>,
-    has_left: AtomicBool,
-    left: Mutex<Left>,
-}
-
-/// What became of the request's body.
-#[derive(Default)]
-struct Left {
-    body: Option<Incoming>,
-    /// The client waits for leave to send it, and gets none.
-    unasked: bool,
-    /// The reply did not wait for it.
-    replied: bool,
-}
-
-/// The rest of a request's body when its reply is there.
-pub(super) enum Rest {
-    /// It has been read, or somebody still reads it.
-    None,
-    /// Nobody wants it.
-    Left(Incoming),
-    /// It will not come.
-    Unasked,
+    pub(super) left_body: LeftBody,
 }
 
 /// Who has to do something.
@@ -73,6 +53,9 @@ const IDLE: u8 = 1;
 const CALL: u8 = 2;
 const LINGERING: u8 = 3;
 
+/// How much longer a peer may take that is known to have sent a request.
+const IN_A_CALL: u32 = 10;
+
 /// Of flushing.
 const NOT_WANTED: u8 = 0;
 const WANTED: u8 = 1;
@@ -92,8 +75,7 @@ impl Standing {
             is_to_stop: AtomicBool::new(false),
             is_to_leave: AtomicBool::new(false),
             waker: Mutex::new(None),
-            has_left: AtomicBool::new(false),
-            left: Mutex::new(Left::default()),
+            left_body: LeftBody::default(),
         };
         standing.since.store(standing.now(), Relaxed);
         standing
@@ -212,6 +194,10 @@ impl Standing {
     /// Whether others may have its place, and since when they might have had it.
     pub(super) fn dispensable(&self, patience: Duration) -> Option<(Turn, u64)> {
         let (turn, since) = self.turn();
+        let patience = match self.phase.load(Relaxed) {
+            CALL => patience * IN_A_CALL,
+            _ => patience,
+        };
         let enough = match turn {
             Turn::Nobodys => true,
             Turn::Peers => self.now().saturating_sub(since) >= millis(patience),
@@ -240,52 +226,10 @@ impl Standing {
         Some(Deadline::Other(other))
     }
 
-    fn left(&self) -> MutexGuard<'_, Left> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A request with a body has come.
-    pub(super) fn expects_body(&self) {
-        *self.left() = Left::default();
-        self.has_left.store(false, Relaxed);
-    }
-
     /// Nobody wants the rest of the request's body.
     pub(super) fn leave(&self, body: Incoming) {
-        let mut left = self.left();
-        left.body = Some(body);
-        self.has_left.store(true, Relaxed);
-        // Otherwise the reply looks for it.
-        if left.replied {
-            drop(left);
+        if self.left_body.leave(body) {
             self.wake();
-        }
-    }
-
-    /// Nobody wants the request's body, and its client has not been asked for it.
-    pub(super) fn leave_unasked(&self) {
-        self.left().unasked = true;
-    }
-
-    /// The reply is there.
-    pub(super) fn rest(&self) -> Rest {
-        let mut left = self.left();
-        left.replied = true;
-        match left.body.take() {
-            Some(body) => Rest::Left(body),
-            None if left.unasked => Rest::Unasked,
-            None => Rest::None,
-        }
-    }
-
-    /// What was left after the reply.
-    pub(super) fn late_rest(&self) -> Option<Incoming> {
-        match self.has_left.load(Relaxed) {
-            true => {
-                self.has_left.store(false, Relaxed);
-                self.left().body.take()
-            }
-            false => None,
         }
     }
 
