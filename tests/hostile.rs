@@ -488,3 +488,39 @@ async fn an_upload_that_is_refused_gets_its_refusal_and_the_next_call_works() {
         target.assert_serves("an upload that was refused").await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_does_not_read_is_put_out() {
+    let target = Target::start().await;
+    target.wechat.clear();
+    let download = format!(
+        "GET /cgi-bin/media/get?size=67108864&access_token={} HTTP/1.1\r\nhost: h\r\n\r\n",
+        target.token
+    );
+    let pipelined = target.get("/elsewhere").repeat(200);
+    let mut readers = target.strangers(40, &download).await;
+    let pipelining = readers.len();
+    readers.extend(target.strangers(10, &pipelined).await);
+    while target.wechat.requests().len() < pipelining {
+        sleep(Duration::from_millis(20)).await;
+    }
+    target.wechat.clear();
+    target.assert_serves("those that do not read").await;
+    // A connection that is cut takes nothing any more.
+    let all = readers
+        .iter_mut()
+        .enumerate()
+        .map(async |(number, reader)| {
+            let more = match number < pipelining {
+                true => "x",
+                false => &pipelined,
+            };
+            while reader.write_all(more.as_bytes()).await.is_ok() {
+                sleep(Duration::from_millis(100)).await;
+            }
+        });
+    let all = timeout(Duration::from_secs(90), join_all(all));
+    all.await.expect("they are cut after half a minute");
+    target.wechat.clear();
+    target.assert_serves("those that did not read").await;
+}
