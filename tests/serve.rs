@@ -283,6 +283,30 @@ async fn s3_a_body_that_is_left_after_its_reply_was_sent_is_drained() {
 }
 
 #[tokio::test]
+async fn s3_an_upload_goes_on_after_an_early_reply_for_longer_than_a_head_may_take() {
+    let router = refusing().route(
+        "/early",
+        post(async |body: Body| {
+            tokio::spawn(body.collect());
+            "early"
+        }),
+    );
+    let bounds = Bounds::default().head_timeout(SHORT);
+    let server = Server::start(router, bounds.idle_timeout(SHORT * 5)).await;
+    let mut client = server.connect().await;
+    let upload = upload("/early", "", 100);
+    let (first, rest) = upload.split_at(upload.len() - 8);
+    client.send(first).await;
+    assert!(client.reply().await.ends_with("early"));
+    for byte in rest {
+        client.send([*byte]).await;
+        tokio::time::sleep(SHORT / 4).await;
+    }
+    assert!(client.ask(GET).await.ends_with("well"));
+    client.assert_ends().await;
+}
+
+#[tokio::test]
 async fn s3_a_head_that_cannot_be_read_is_answered_before_all_of_it_has_come() {
     let server = Server::start(refusing(), Bounds::default()).await;
     for (head, status) in [
@@ -665,6 +689,38 @@ async fn a_reply_that_breaks_off_never_ends_as_a_whole_one() {
     client.send("GET /breaks HTTP/1.0\r\nhost: h\r\n\r\n").await;
     let end = client.rest().await.expect_err("a reset");
     assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn bounds_may_be_for_ever() {
+    let ever = Duration::MAX;
+    let bounds = Bounds::default()
+        .patience(ever)
+        .head_timeout(ever)
+        .body_timeout(ever);
+    let bounds = bounds
+        .write_timeout(ever)
+        .idle_timeout(ever)
+        .connection_age(ever);
+    let bounds = bounds
+        .drained(u64::MAX, ever)
+        .linger_timeout(ever)
+        .stop_timeout(ever);
+    let mut server = Server::start(refusing(), bounds).await;
+    let mut client = server.connect().await;
+    assert!(
+        client
+            .ask(upload("/refuse", "", MIB))
+            .await
+            .ends_with("42001}")
+    );
+    client
+        .send("POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\nhe")
+        .await;
+    assert!(client.ask("llo").await.ends_with("hello"));
+    server.stop();
+    client.assert_ends().await;
+    server.stopped().await;
 }
 
 #[tokio::test]

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// What a peer must send of a body, or take of a reply, in the time that it has: less than that is a way to hold a connection.
 pub(super) const PACE: usize = 16 * 1024;
 
+/// Longer than any process lives: with more, the time would end before.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// The bounds of [`serve`](super::serve()), each with a default that suits a server whom strangers can reach.
 ///
 /// ```
@@ -87,7 +90,7 @@ impl Bounds {
     /// A client sends its head at once. Strangers who say nothing keep others waiting only if within this time there come as many as there are
     /// connections.
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.patience = patience.min(NEVER);
         self
     }
 
@@ -95,7 +98,7 @@ impl Bounds {
     ///
     /// It fits into a few packets. That it comes byte by byte makes its time no longer.
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
-        self.head_timeout = timeout;
+        self.head_timeout = timeout.min(NEVER);
         self
     }
 
@@ -120,7 +123,7 @@ impl Bounds {
     /// Only time counts in which somebody waits for it. A gateway's own [`body_pause`](crate::server::ServerBuilder::body_pause) is
     /// shorter and answers with 408; this one is for a body that comes byte by byte.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
-        self.body_timeout = timeout;
+        self.body_timeout = timeout.min(NEVER);
         self
     }
 
@@ -128,7 +131,7 @@ impl Bounds {
     ///
     /// As long as a gateway waits for WeChat to go on.
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
-        self.write_timeout = timeout;
+        self.write_timeout = timeout.min(NEVER);
         self
     }
 
@@ -143,7 +146,7 @@ impl Bounds {
     /// Longer than clients keep theirs, 90 s with Go and reqwest: whoever closes first must be the one that sends next, or it sends into a
     /// connection that is gone.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout;
+        self.idle_timeout = timeout.min(NEVER);
         self
     }
 
@@ -157,7 +160,7 @@ impl Bounds {
     ///
     /// Behind a balancer that spreads connections, a server that has just joined gets its share only as old ones end.
     pub fn connection_age(mut self, age: Duration) -> Self {
-        self.age = Some(age);
+        self.age = Some(age.min(NEVER));
         self
     }
 
@@ -167,7 +170,7 @@ impl Bounds {
     /// Many clients send all of a request before they read: a connection closed meanwhile is a broken pipe to them, in place of the reply. Past
     /// the bounds the reply says `Connection: close`.
     pub fn drained(mut self, bytes: u64, timeout: Duration) -> Self {
-        (self.drained_bytes, self.drain_timeout) = (bytes, timeout);
+        (self.drained_bytes, self.drain_timeout) = (bytes, timeout.min(NEVER));
         self
     }
 
@@ -175,7 +178,7 @@ impl Bounds {
     ///
     /// What comes when nobody reads any more is answered by a reset, which takes the reply away from its reader.
     pub fn linger_timeout(mut self, timeout: Duration) -> Self {
-        self.linger_timeout = timeout;
+        self.linger_timeout = timeout.min(NEVER);
         self
     }
 
@@ -183,7 +186,7 @@ impl Bounds {
     ///
     /// Docker kills after 10 s unless it is configured, Kubernetes after 30.
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
-        self.stop_timeout = timeout;
+        self.stop_timeout = timeout.min(NEVER);
         self
     }
 }

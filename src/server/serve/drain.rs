@@ -81,5 +81,7 @@ impl Drain {
 impl Drop for Drain {
     fn drop(&mut self) {
         self.standing.body_came();
+        // No other call comes before its end.
+        self.standing.body_ends(self.standing.calls());
     }
 }

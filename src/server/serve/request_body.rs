@@ -19,6 +19,7 @@ use crate::token::BoxError;
 /// Its rest is not lost when it is dropped: whoever ends the connection needs it.
 pub(super) struct RequestBody {
     body: Option<Incoming>,
+    call: u32,
     /// The client sends it when it is asked to, by `100 Continue`.
     expects: bool,
     timeout: Duration,
@@ -41,9 +42,10 @@ impl RequestBody {
         timeout: Duration,
         standing: Arc<Standing>,
     ) -> Self {
-        standing.left_body.begin();
+        standing.body_begins();
         RequestBody {
             body: Some(body),
+            call: standing.calls(),
             expects,
             timeout,
             timer: None,
@@ -107,6 +109,7 @@ impl Body for RequestBody {
             end => {
                 self.note(0);
                 self.body = None;
+                self.standing.body_ends(self.call);
                 Poll::Ready(end.map(|end| end.map_err(Into::into)))
             }
         }
@@ -128,12 +131,15 @@ impl Drop for RequestBody {
             self.standing.body_came();
         }
         match self.body.take() {
-            Some(body) if body.is_end_stream() => {}
             // To read it is to ask for it.
-            Some(_) if self.expects => self.standing.left_body.leave_unasked(),
-            Some(body) => self.standing.leave(body),
-            None => {}
+            Some(body) if self.expects && !body.is_end_stream() => {
+                self.standing.left_body.leave_unasked();
+            }
+            // It ends when it is drained.
+            Some(body) if !body.is_end_stream() => return self.standing.leave(body),
+            _ => {}
         }
+        self.standing.body_ends(self.call);
     }
 }
 

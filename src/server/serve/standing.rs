@@ -24,6 +24,8 @@ pub(super) struct Standing {
     /// Since when the peer has taken less than it should.
     write_wait: AtomicU64,
     calls: AtomicU32,
+    /// The call whose body is still to come, or in somebody's hands.
+    body_of: AtomicU32,
     /// A reply is under way whose end is the connection's end.
     ends_by_close: AtomicBool,
     /// A reply breaks off when what was written of it before is sent.
@@ -51,7 +53,9 @@ const HEAD: u8 = 0;
 const IDLE: u8 = 1;
 /// Until the reply is written.
 const CALL: u8 = 2;
-const LINGERING: u8 = 3;
+/// The reply is written, and the request still comes.
+const UPLOAD: u8 = 3;
+const LINGERING: u8 = 4;
 
 /// How much longer a peer may take that is known to have sent a request.
 const IN_A_CALL: u32 = 10;
@@ -70,6 +74,7 @@ impl Standing {
             body_wait: AtomicU64::new(0),
             write_wait: AtomicU64::new(0),
             calls: AtomicU32::new(0),
+            body_of: AtomicU32::new(0),
             ends_by_close: AtomicBool::new(false),
             flush: AtomicU8::new(NOT_WANTED),
             is_to_stop: AtomicBool::new(false),
@@ -96,8 +101,10 @@ impl Standing {
 
     /// Something has come from the peer.
     pub(super) fn came(&self) {
-        if self.phase.load(Relaxed) == IDLE {
-            self.enter(HEAD);
+        match self.phase.load(Relaxed) {
+            IDLE => self.enter(HEAD),
+            UPLOAD => self.since.store(0, Relaxed),
+            _ => {}
         }
     }
 
@@ -107,6 +114,28 @@ impl Standing {
         1 + self.calls.fetch_add(1, Relaxed)
     }
 
+    /// It has a body.
+    pub(super) fn body_begins(&self) {
+        self.left_body.begin();
+        self.body_of.store(self.calls(), Relaxed);
+    }
+
+    /// The body of that call has been read, or nobody has it any more. Another call may have come since.
+    pub(super) fn body_ends(&self, call: u32) {
+        let was_open = self
+            .body_of
+            .compare_exchange(call, 0, Relaxed, Relaxed)
+            .is_ok();
+        if was_open
+            && self
+                .phase
+                .compare_exchange(UPLOAD, IDLE, Relaxed, Relaxed)
+                .is_ok()
+        {
+            self.since.store(0, Relaxed);
+        }
+    }
+
     pub(super) fn calls(&self) -> u32 {
         self.calls.load(Relaxed)
     }
@@ -114,7 +143,8 @@ impl Standing {
     /// The reply is written, as far as this server is concerned.
     pub(super) fn answered(&self) {
         if self.phase.load(Relaxed) == CALL {
-            self.enter(IDLE);
+            let is_whole = self.body_of.load(Relaxed) == 0;
+            self.enter(if is_whole { IDLE } else { UPLOAD });
         }
     }
 
@@ -195,7 +225,7 @@ impl Standing {
     pub(super) fn dispensable(&self, patience: Duration) -> Option<(Turn, u64)> {
         let (turn, since) = self.turn();
         let patience = match self.phase.load(Relaxed) {
-            CALL => patience * IN_A_CALL,
+            CALL | UPLOAD => patience.saturating_mul(IN_A_CALL),
             _ => patience,
         };
         let enough = match turn {
@@ -219,8 +249,9 @@ impl Standing {
         let since = self.since.load(Relaxed);
         let other = match self.phase.load(Relaxed) {
             HEAD => after(since, bounds.head_timeout),
-            IDLE => after(since, bounds.idle_timeout),
-            LINGERING => after(since, LINGER_PAUSE.min(bounds.linger_timeout)),
+            IDLE | UPLOAD => after(since, bounds.idle_timeout),
+            LINGERING if self.is_to_stop() => after(since, LAST_PAUSE),
+            LINGERING => after(since, LINGER_PAUSE),
             _ => return None,
         };
         Some(Deadline::Other(other))
@@ -297,6 +328,9 @@ impl Deadline {
 
 /// How long a peer may be silent that is waited for only so that it reads its reply in peace.
 const LINGER_PAUSE: Duration = Duration::from_secs(5);
+
+/// The same, when the server stops.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
