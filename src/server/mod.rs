@@ -20,7 +20,7 @@
 //! use http_body_util::Full;
 //! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 //! use tower_wechat::mock::MockWechat;
-//! use tower_wechat::server::Gateway;
+//! use tower_wechat::server::{Bounds, Gateway, serve};
 //! use tower_wechat::{ClientCredential, TokenManager};
 //!
 //! #[tokio::main]
@@ -38,10 +38,10 @@
 //!         .build()?;
 //!
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-//!     let server = axum::serve(listener, gateway);
+//!     let server = serve(listener, gateway, Bounds::default());
 //! #   drop(server);
 //! #   return Ok(());
-//!     server.await?;
+//!     server.await;
 //!     Ok(())
 //! }
 //! ```
@@ -89,15 +89,17 @@
 //!
 //! # Serving it
 //!
-//! - Tell the addresses of clients: `router.into_make_service_with_connect_info::<SocketAddr>()`. Failed attempts are
-//!   logged with the client, where it is known, and the address, twelve a minute by name and the others by their number. The first three of
-//!   each of these wait for their answer, about a second in all. Behind a proxy the address is the proxy's.
+//! - [`serve`](serve()) is for a server that strangers can reach, and for clients that send all of a request before they read: it bounds
+//!   connections, slow peers and memory, and sees to it that a refusal can be read. The examples `token_server` and `gateway` show it, with a
+//!   graceful shutdown. A router that others serve has none of this: `axum::serve` waits for a request's headers, or for a client to take its reply, as
+//!   long as the client likes, takes every connection, and closes one with an upload that was refused, which is a broken pipe to most clients.
+//! - Failed attempts are logged with the client, where it is known, and the address, twelve a minute by name and the others by their
+//!   number. The first three of each of these wait for their answer, about a second in all. `serve` tells the addresses; elsewhere
+//!   `router.into_make_service_with_connect_info::<SocketAddr>()` does. Behind a proxy the address is the proxy's.
 //! - `/readyz` and `/metrics` name the accounts, and `/metrics` the clients: let strangers reach neither.
 //! - Several gateways, or token servers, side by side want [`StableToken`](crate::StableToken) as the source: WeChat gives all of them the
 //!   same token. With [`ClientCredential`](crate::ClientCredential) each would void the others', unless they share them in Redis (the
 //!   feature `redis`).
-//! - `axum::serve` waits for a request's headers as long as a client likes. A server that strangers can reach wants a limit:
-//!   the crate `axum-server` takes one, and the examples `token_server` and `gateway` show it, with a graceful shutdown.
 //! - Both speak plain HTTP to clients, whose secrets and tokens are in URLs: put TLS, and no access log that prints
 //!   queries, in front, or serve inside a network of your own only.
 
@@ -124,6 +126,7 @@ mod registry;
 mod reply;
 mod searched;
 mod secrets;
+mod serve;
 mod target;
 mod teller;
 mod text;
@@ -134,4 +137,5 @@ mod token_server;
 pub use self::builder::ServerBuilder;
 pub use self::error::BuildError;
 pub use self::gateway::Gateway;
+pub use self::serve::{Bounds, Serve, serve};
 pub use self::token_server::TokenServer;
