@@ -61,7 +61,7 @@ async fn in_the_layer(account: &Account) -> Result<WechatMp, Failure> {
     // The SDK asks for tokens by itself, and each would void the one before: it is given ours.
     let layer = WechatAuthLayer::new(tokens)
         .api_origin(&account.base_url)
-        .answer_token_requests(true);
+        .answer_token_requests([&account.appid]);
     // `.with_middleware(ReqwestAuthLayer::new(layer))` would do, but for the SDK's own client, which sends
     // the token on as `Referer` after a redirect. Ours takes its place.
     let wechat = ReqwestAuthLayer::new(layer).layer(client);

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
+use crate::account_id::{AccountId, Asked};
+use crate::passed::PassedThrough;
 use crate::platform::Platform;
-use crate::request::{Scope, SkipAuth, Target};
+use crate::request::{Scope, SkipAuth, Target, names_other_credential};
 use crate::token::TokenManager;
 use crate::warnings::Warnings;
 
@@ -19,7 +21,8 @@ pub(crate) struct Config {
     pub(crate) refresh_on: Option<Vec<i64>>,
     pub(crate) replay_limit: usize,
     pub(crate) inspect_limit: usize,
-    pub(crate) answer_token_requests: bool,
+    /// Whose token requests are answered.
+    pub(crate) answered: Vec<AccountId>,
     pub(crate) warnings: Arc<Warnings>,
 }
 
@@ -33,37 +36,20 @@ pub(crate) type Select = dyn Fn(&Parts) -> Option<TokenManager> + Send + Sync;
 
 /// What becomes of a request.
 pub(crate) enum Route {
-    /// It is sent as it is.
-    Pass(Passed),
     /// It gets a token of this manager's.
     Authorize(TokenManager),
+    /// It gets none.
+    Aside(Aside),
+    /// It asks for a token, and its body says whose.
+    Ask,
+}
+
+/// What becomes of a request that gets no token.
+pub(crate) enum Aside {
+    /// It is sent as it is.
+    Pass(PassedThrough),
     /// It asks for a token and is answered with one of this manager's.
     Answer(TokenManager),
-}
-
-/// Why a request is sent as it is.
-#[derive(Clone, Copy)]
-pub(crate) enum Passed {
-    Elsewhere,
-    WithoutTls,
-    Exempt,
-    TokenRequest,
-    Skipped,
-    NoAccount,
-}
-
-impl Passed {
-    /// The answer to "why 41001?" is often among these.
-    pub(crate) fn reason(self) -> &'static str {
-        match self {
-            Passed::Elsewhere => "the host is not the platform's, nor an api_origin",
-            Passed::WithoutTls => "WeChat's host gets the token over https only",
-            Passed::Exempt => "the path takes another token, or none",
-            Passed::TokenRequest => "it asks for a token, and answer_token_requests is off",
-            Passed::Skipped => "it has SkipAuth",
-            Passed::NoAccount => "select names no account for it",
-        }
-    }
 }
 
 impl Config {
@@ -74,35 +60,60 @@ impl Config {
             refresh_on: None,
             replay_limit: 16 * 1024 * 1024,
             inspect_limit: 4 * 1024,
-            answer_token_requests: false,
+            answered: Vec::new(),
             warnings: Arc::default(),
         }
     }
 
     pub(crate) fn route(&self, request: &Parts) -> Route {
-        let target = self.scope.target(&request.uri);
-        let passed = match target {
-            Target::Elsewhere if self.scope.lacks_tls(&request.uri) => Some(Passed::WithoutTls),
-            Target::Elsewhere => Some(Passed::Elsewhere),
-            Target::Exempt => Some(Passed::Exempt),
-            _ if request.extensions.get::<SkipAuth>().is_some() => Some(Passed::Skipped),
-            Target::Token if !self.answer_token_requests => Some(Passed::TokenRequest),
-            Target::Token | Target::Api => None,
-        };
-        if let Some(passed) = passed {
-            return Route::Pass(passed);
-        }
-        let tokens = match &self.accounts {
-            Accounts::One(tokens) => tokens.clone(),
-            Accounts::Selected(select) => match select(request) {
-                Some(tokens) => tokens,
-                None => return Route::Pass(Passed::NoAccount),
+        let uri = &request.uri;
+        let why = match self.scope.target(uri) {
+            Target::Elsewhere if self.scope.lacks_tls(uri) => PassedThrough::WithoutTls,
+            Target::Elsewhere if self.scope.is_other_platforms(uri) => PassedThrough::OtherPlatform,
+            Target::Elsewhere => PassedThrough::Elsewhere,
+            Target::Exempt => PassedThrough::OtherPath,
+            _ if uri.query().is_some_and(names_other_credential) => PassedThrough::OtherCredential,
+            _ if request.extensions.get::<SkipAuth>().is_some() => PassedThrough::Skipped,
+            Target::Token => return self.route_token_request(request),
+            Target::Api => match self.tokens_for(request) {
+                Some(tokens) => return Route::Authorize(tokens),
+                None => PassedThrough::NoAccount,
             },
         };
-        if target == Target::Token {
-            Route::Answer(tokens)
-        } else {
-            Route::Authorize(tokens)
+        Route::Aside(Aside::Pass(why))
+    }
+
+    fn route_token_request(&self, request: &Parts) -> Route {
+        if self.answered.is_empty() {
+            return Route::Aside(Aside::Pass(PassedThrough::TokenRequest));
+        }
+        // Whatever prefix and slashes are before it, for it is one of two.
+        if request.uri.path().ends_with("/stable_token") {
+            return match self.answered.iter().any(AccountId::is_appid) {
+                true => Route::Ask,
+                false => Route::Aside(Aside::Pass(PassedThrough::TokenRequest)),
+            };
+        }
+        let query = request.uri.query().unwrap_or_default();
+        Route::Aside(self.answer(request, Asked::in_query(self.platform(), query)))
+    }
+
+    /// What becomes of a request for a token of the account `asked` for.
+    pub(crate) fn answer(&self, request: &Parts, asked: Option<Asked>) -> Aside {
+        let is_named = |asked| self.answered.iter().any(|account| account.is_meant(asked));
+        if !asked.as_ref().is_some_and(is_named) {
+            return Aside::Pass(PassedThrough::TokenRequest);
+        }
+        match self.tokens_for(request) {
+            Some(tokens) => Aside::Answer(tokens),
+            None => Aside::Pass(PassedThrough::NoAccount),
+        }
+    }
+
+    fn tokens_for(&self, request: &Parts) -> Option<TokenManager> {
+        match &self.accounts {
+            Accounts::One(tokens) => Some(tokens.clone()),
+            Accounts::Selected(select) => select(request),
         }
     }
 
@@ -125,7 +136,7 @@ impl fmt::Debug for Config {
             .field("replay_limit", &self.replay_limit)
             .field("inspect_limit", &self.inspect_limit)
             .field("refresh_on", &self.refresh_on())
-            .field("answer_token_requests", &self.answer_token_requests)
+            .field("answer_token_requests", &self.answered)
             .finish_non_exhaustive()
     }
 }

@@ -5,11 +5,12 @@ use std::fmt;
 
 use crate::token::{BoxError, TokenError, fmt_foreign};
 
-/// Why a call failed: no token could be had, or the wrapped client failed.
+/// Why a call failed: no token could be had, it left no room for one, or the wrapped client failed.
 ///
 /// An errcode of WeChat's is no `Error`: it comes as a reply.
 ///
-/// `Display` tells the whole reason, so there is no [`source`](StdError::source). The client's own error
+/// `Display` tells the whole reason and what to do about it, so there is no [`source`](StdError::source); `Debug`,
+/// which `main` prints, says the same. The client's own error
 /// is not printed, neither by `Display` nor by `Debug`: clients print the URL, and the URL holds the token. Of it you see
 /// what kind it is, of reqwest's errors and of the [`io::Error`](std::io::Error) in its chain;
 /// [`get_ref`](Error::get_ref) shows it and [`into_source`](Error::into_source) hands it back whole.
@@ -32,8 +33,24 @@ pub struct Error {
 
 enum Inner {
     Token(TokenError),
+    UriTooLong(UriTooLong),
     Service(BoxError),
 }
+
+/// With the token in it the URI is longer than one may be.
+#[derive(Debug)]
+struct UriTooLong;
+
+impl fmt::Display for UriTooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the call was not sent: with the access_token its URI is longer than 65,534 bytes; put \
+             less into the query",
+        )
+    }
+}
+
+impl StdError for UriTooLong {}
 
 /// What kind of failure an [`Error`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +58,8 @@ enum Inner {
 pub enum ErrorKind {
     /// No token could be had, and the request was not sent.
     Token,
+    /// With the token in it the URI would be too long, and the request was not sent.
+    UriTooLong,
     /// The wrapped service failed.
     Service,
 }
@@ -49,6 +68,12 @@ impl Error {
     pub(crate) fn token(error: TokenError) -> Self {
         Error {
             inner: Inner::Token(error),
+        }
+    }
+
+    pub(crate) fn uri_too_long() -> Self {
+        Error {
+            inner: Inner::UriTooLong(UriTooLong),
         }
     }
 
@@ -62,6 +87,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &self.inner {
             Inner::Token(_) => ErrorKind::Token,
+            Inner::UriTooLong(_) => ErrorKind::UriTooLong,
             Inner::Service(_) => ErrorKind::Service,
         }
     }
@@ -75,7 +101,7 @@ impl Error {
     pub fn token_error(&self) -> Option<&TokenError> {
         match &self.inner {
             Inner::Token(error) => Some(error),
-            Inner::Service(_) => None,
+            Inner::UriTooLong(_) | Inner::Service(_) => None,
         }
     }
 
@@ -85,6 +111,7 @@ impl Error {
     pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
         match &self.inner {
             Inner::Token(error) => error,
+            Inner::UriTooLong(error) => error,
             Inner::Service(error) => &**error,
         }
     }
@@ -95,6 +122,7 @@ impl Error {
     pub fn into_source(self) -> Box<dyn StdError + Send + Sync> {
         match self.inner {
             Inner::Token(error) => Box::new(error),
+            Inner::UriTooLong(error) => Box::new(error),
             Inner::Service(error) => error,
         }
     }
@@ -104,6 +132,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.inner {
             Inner::Token(error) => write!(f, "no access_token for this call: {error}"),
+            Inner::UriTooLong(error) => error.fmt(f),
             Inner::Service(error) => {
                 f.write_str("the call failed: ")?;
                 fmt_foreign(&**error, f)
@@ -115,7 +144,8 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.inner {
-            Inner::Token(error) => f.debug_tuple("Token").field(error).finish(),
+            Inner::Token(_) => write!(f, "Token({self})"),
+            Inner::UriTooLong(_) => write!(f, "UriTooLong({self})"),
             Inner::Service(_) => write!(f, "Service({self})"),
         }
     }

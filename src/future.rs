@@ -14,16 +14,20 @@ use http_body::Body;
 use pin_project::pin_project;
 use tower_service::Service;
 
+use crate::asking::Asking;
+use crate::base_url::single_slashes;
 use crate::body::{Replay, ReplyBody, RequestBody};
-use crate::config::Config;
+use crate::config::{Aside, Config};
 use crate::error::Error;
 use crate::made_reply;
 use crate::metrics;
 use crate::outcome::{AuthOutcome, NotReplayed, Rejection};
+use crate::passed::PassedThrough;
 use crate::platform::Platform;
-use crate::reply::{Coding, Inspector, Look};
-use crate::request::{single_slashes, with_token};
+use crate::reply::{Coding, Inspector, Look, may_be_wechats_word};
+use crate::request::with_token;
 use crate::token::{AccessToken, BoxError, Endpoint, Moment, Refreshed, TokenError, TokenManager};
+use crate::watch::{Watch, note_passed};
 
 /// The reply to come; [`WechatAuth`](crate::WechatAuth)'s response future.
 ///
@@ -41,6 +45,10 @@ where
     step: Step<S::Future, R>,
     /// `None` where the request is sent as it is.
     call: Option<Call<S, B>>,
+    /// Why the request is sent as it is, and what to watch for.
+    passed: Option<(PassedThrough, Option<Box<Watch>>)>,
+    /// The request whose body says what becomes of it.
+    asking: Option<Box<Asking<S, B>>>,
 }
 
 type TokenFuture = Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send>>;
@@ -66,6 +74,12 @@ where
     Kept(Held<R>),
     /// Waits for a token that is itself the reply.
     Answer(TokenFuture, Platform),
+    /// Reads the body of a request for a token.
+    Ask,
+    /// Waits for the service to be ready for that request, which is sent as it is.
+    Pass,
+    /// There is nothing to wait for.
+    Failed(Option<Error>),
 }
 
 /// Taken when it is handed on. In a box, for few replies are held, and every future would have room
@@ -108,18 +122,32 @@ where
     R: Body,
 {
     /// The request was sent as it is.
-    pub(crate) fn pass(reply: S::Future) -> Self {
+    pub(crate) fn pass(reply: S::Future, why: PassedThrough, watch: Option<Box<Watch>>) -> Self {
         ResponseFuture {
-            step: Step::Sent(reply),
-            call: None,
+            passed: Some((why, watch)),
+            ..ResponseFuture::at(Step::Sent(reply))
         }
     }
 
     /// The layer itself answers with a token.
     pub(crate) fn answer(tokens: TokenManager, platform: Platform) -> Self {
+        ResponseFuture::at(Step::Answer(first_token(tokens), platform))
+    }
+
+    /// What becomes of the request is known when its body was read.
+    pub(crate) fn ask(asking: Asking<S, B>) -> Self {
         ResponseFuture {
-            step: Step::Answer(first_token(tokens), platform),
+            asking: Some(Box::new(asking)),
+            ..ResponseFuture::at(Step::Ask)
+        }
+    }
+
+    fn at(step: Step<S::Future, R>) -> Self {
+        ResponseFuture {
+            step,
             call: None,
+            passed: None,
+            asking: None,
         }
     }
 }
@@ -154,20 +182,23 @@ where
             outcome: AuthOutcome::default(),
         };
         let step = match token {
-            Some(token) => {
-                parts.uri = call.head.uri_with(&token);
-                call.token = Some(token);
-                call.moment = call.tokens.moment();
-                Step::Sent(call.inner.call(Request::from_parts(parts, body)))
-            }
+            Some(token) => match call.head.uri_with(&token) {
+                Some(uri) => {
+                    parts.uri = uri;
+                    call.token = Some(token);
+                    call.moment = call.tokens.moment();
+                    Step::Sent(call.inner.call(Request::from_parts(parts, body)))
+                }
+                None => Step::Failed(Some(call.uri_too_long())),
+            },
             None => {
                 call.body = Some(body);
                 Step::Token(first_token(call.tokens.clone()))
             }
         };
         ResponseFuture {
-            step,
             call: Some(call),
+            ..ResponseFuture::at(step)
         }
     }
 }
@@ -193,6 +224,33 @@ where
                     let token = ready!(token.as_mut().poll(cx));
                     return Poll::Ready(made_reply::token(token, *platform));
                 }
+                StepProj::Ask => {
+                    let asking = this.asking.as_mut().expect(POLLED_AGAIN);
+                    let aside = ready!(asking.poll_aside(cx)).expect(POLLED_AGAIN);
+                    match aside {
+                        Aside::Answer(tokens) => {
+                            let platform = asking.config.platform();
+                            *this.asking = None;
+                            Step::Answer(first_token(tokens), platform)
+                        }
+                        Aside::Pass(why) => {
+                            let head = asking.head().expect(POLLED_AGAIN);
+                            *this.passed = Some((why, asking.config.pass(why, head)));
+                            Step::Pass
+                        }
+                    }
+                }
+                StepProj::Pass => {
+                    let asking = this.asking.as_mut().expect(POLLED_AGAIN);
+                    ready!(asking.inner.poll_ready(cx)).map_err(Error::service)?;
+                    let request = asking.request().expect(POLLED_AGAIN);
+                    let reply = asking.inner.call(request);
+                    *this.asking = None;
+                    Step::Sent(reply)
+                }
+                StepProj::Failed(error) => {
+                    return Poll::Ready(Err(error.take().expect(POLLED_AGAIN)));
+                }
                 StepProj::Token(token) => {
                     let token = ready!(token.as_mut().poll(cx));
                     let call = this.call.as_mut().expect(AUTHORIZED);
@@ -203,7 +261,7 @@ where
                     let call = this.call.as_mut().expect(AUTHORIZED);
                     let ready = ready!(call.inner.poll_ready(cx));
                     ready.map_err(|error| failed(Some(call), error))?;
-                    let request = call.request().expect(AUTHORIZED);
+                    let request = call.request().ok_or_else(|| call.uri_too_long())?;
                     call.moment = call.tokens.moment();
                     Step::Sent(call.inner.call(request))
                 }
@@ -211,6 +269,10 @@ where
                     let reply = ready!(reply.poll(cx));
                     let reply = reply.map_err(|error| failed(this.call.as_ref(), error))?;
                     let mut reply = reply.map(ReplyBody::new);
+                    if let Some((why, watch)) = this.passed.take() {
+                        note_passed(why, watch, &mut reply);
+                        return Poll::Ready(Ok(reply));
+                    }
                     let call = this.call.as_mut();
                     let Some((call, mut inspector)) = call.and_then(|call| {
                         let inspector = call.inspector(&reply)?;
@@ -250,6 +312,10 @@ where
                     let call = this.call.as_mut().expect(AUTHORIZED);
                     let body = ready!(call.replay.poll_body(cx));
                     match body {
+                        Some(_) if !call.fits() => {
+                            call.not_replayed(NotReplayed::UriTooLong);
+                            return done(this.call, *held.take().expect(POLLED_AGAIN));
+                        }
                         Some(body) => {
                             call.body = Some(body);
                             call.outcome.set_replayed();
@@ -294,7 +360,8 @@ where
     let outcome = outcome.unwrap_or_default();
     let extensions = reply.extensions_mut();
     // Where nothing was to be done here, a layer inside, for another account, may have done something.
-    if outcome.errcode().is_some() || extensions.get::<AuthOutcome>().is_none() {
+    let inner = extensions.get::<AuthOutcome>();
+    if outcome.errcode().is_some() || inner.is_none_or(|i| i.passed_through().is_some()) {
         extensions.insert(outcome);
     }
     Poll::Ready(Ok(reply))
@@ -306,13 +373,36 @@ impl<S, B> Call<S, B> {
         Error::token(error)
     }
 
+    fn uri_too_long(&self) -> Error {
+        metrics::failed(self.tokens.label());
+        let (account, path) = (self.tokens.account(), self.head.uri.path());
+        let path_bytes = path.len();
+        tracing::debug!(
+            account,
+            path_bytes,
+            "not sent: with a token the URI would be too long"
+        );
+        Error::uri_too_long()
+    }
+
+    /// Whether the URI with the token is none too long.
+    fn fits(&self) -> bool {
+        let uri = self.token.as_ref().map(|token| self.head.uri_with(token));
+        uri.is_some_and(|uri| uri.is_some())
+    }
+
+    /// `None` when the URI is too long with the token.
     fn request(&mut self) -> Option<Request<B>> {
-        let request = Request::new(self.body.take()?);
-        Some(self.head.write(request, self.token.as_ref()?))
+        let uri = self.head.uri_with(self.token.as_ref().expect(AUTHORIZED))?;
+        let request = Request::new(self.body.take().expect(AUTHORIZED));
+        Some(self.head.write(request, uri))
     }
 
     /// `None` where the reply cannot be a rejection, or cannot be read.
     fn inspector<R: Body + Unpin>(&self, reply: &Response<ReplyBody<R>>) -> Option<Inspector> {
+        if !may_be_wechats_word(&self.head.method, reply) {
+            return None;
+        }
         let Some(coding) = Coding::of(reply.headers()) else {
             self.config.warnings.of_coding();
             return None;
@@ -391,6 +481,7 @@ impl<S, B> Call<S, B> {
             // The manager has warned already, once for all calls.
             NotReplayed::NoToken(_) => tracing::debug!(account, path, "{handed_on}"),
             NotReplayed::SameToken => warnings.same_token.tell(account, path, &handed_on),
+            NotReplayed::UriTooLong => tracing::debug!(account, path, "{handed_on}"),
             NotReplayed::BodyNotKept => warnings.body_not_kept.tell(account, path, &handed_on),
         }
         self.outcome.set_not_replayed(why);
@@ -446,19 +537,14 @@ impl Head {
         }
     }
 
-    fn uri_with(&self, token: &AccessToken) -> Uri {
-        with_token(&self.uri, token).unwrap_or_else(|| {
-            tracing::warn!(
-                path_bytes = self.uri.path().len(),
-                "sent without a token: with one the URI would be too long"
-            );
-            self.uri.clone()
-        })
+    /// `None` when it is too long.
+    fn uri_with(&self, token: &AccessToken) -> Option<Uri> {
+        with_token(&self.uri, token)
     }
 
-    fn write<B>(&self, mut request: Request<B>, token: &AccessToken) -> Request<B> {
+    fn write<B>(&self, mut request: Request<B>, uri: Uri) -> Request<B> {
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri_with(token);
+        *request.uri_mut() = uri;
         *request.version_mut() = self.version;
         for (name, value) in &self.headers {
             request.headers_mut().append(name, value.clone());
@@ -485,6 +571,9 @@ where
                     Step::Refresh(..) => "waiting for another token",
                     Step::Kept(_) => "waiting for the request's body",
                     Step::Answer(..) => "waiting for the token asked for",
+                    Step::Ask => "reading the request's body",
+                    Step::Pass => "waiting for the service",
+                    Step::Failed(_) => "failed",
                 },
             )
             .finish_non_exhaustive()

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use http::request::Parts;
 use tower_layer::Layer;
 
+use crate::account_id::AccountId;
+use crate::base_url::BaseUrl;
 use crate::config::{Accounts, Config};
 use crate::platform::Platform;
 use crate::service::WechatAuth;
@@ -131,18 +133,23 @@ impl WechatAuthLayer {
         self
     }
 
-    /// One more place that may be sent the token, such as `http://127.0.0.1:8080`; repeatable.
+    /// One more place that may be sent the token, such as `http://127.0.0.1:8080` or
+    /// `http://proxy.corp/wx`; repeatable.
     ///
-    /// The platform's own hosts get it over https only. The paths that take another token (`/sns/*` and
-    /// the like) are known at the root of an origin: behind a proxy that puts a path before them, send
-    /// such requests with [`SkipAuth`](crate::SkipAuth).
+    /// The platform's own hosts get it over https only. With a path, only what is below it gets the token,
+    /// and WeChat's paths begin there: `http://proxy.corp/wx/sns/userinfo` keeps the user's token. Of
+    /// several that fit the longest counts. A request whose URI is only a path is read both as it is and
+    /// below each of these paths.
     ///
     /// # Panics
     ///
-    /// When `origin` is not `http://` or `https://`, a host and maybe a port, and nothing more.
+    /// When `base_url` is not `http://` or `https://`, a host, maybe a port and maybe a path.
     #[track_caller]
-    pub fn api_origin(mut self, origin: impl AsRef<str>) -> Self {
-        self.config().scope.add_origin(origin.as_ref());
+    pub fn api_origin(mut self, base_url: impl AsRef<str>) -> Self {
+        match BaseUrl::parse(base_url.as_ref()) {
+            Ok(base_url) => self.config().scope.add(base_url),
+            Err(error) => panic!("{error}"),
+        }
         self
     }
 
@@ -159,7 +166,8 @@ impl WechatAuthLayer {
     /// How many bytes of a reply are read ahead, at most, to find its errcode; default 4 KiB.
     ///
     /// WeChat's errors are about 220 bytes. A reply that is larger, or that does not begin as a
-    /// JSON object does, is handed on at its first frame.
+    /// JSON object does, is handed on at its first frame. One with `Content-Disposition`, and a part of
+    /// one (206), is somebody's content and not read at all.
     pub fn inspect_limit(mut self, bytes: usize) -> Self {
         self.config().inspect_limit = bytes;
         self
@@ -173,13 +181,37 @@ impl WechatAuthLayer {
         self
     }
 
-    /// Whether a request for a token is answered with the manager's own; default no.
+    /// The accounts whose token requests are answered with the manager's own token; default none.
     ///
     /// For an SDK that fetches tokens by itself through the wrapped client: its second token would
-    /// void the first. With this it is handed the one that the layer uses, whatever appid and secret it
-    /// asks with: who may call through this client may have its token.
-    pub fn answer_token_requests(mut self, answer: bool) -> Self {
-        self.config().answer_token_requests = answer;
+    /// void the first. If it asks for one of these accounts, it gets the token that the layer uses, and
+    /// nothing is sent; the AppSecret it asks with is not looked at, so who may call through this client
+    /// may have its token. Any other token request passes, and a warning says so. With
+    /// [`select`](WechatAuthLayer::select) that closure says whose token an answer holds.
+    ///
+    /// `GET /cgi-bin/token` and WeCom's `gettoken` name the account in the query, and
+    /// `POST /cgi-bin/stable_token` in its body, of which up to 64 KiB are read for that.
+    ///
+    /// ```
+    /// # use tower_wechat::{AccessToken, TokenManager, source_fn};
+    /// use tower_wechat::{AccountId, Platform, WechatAuthLayer};
+    ///
+    /// # let tokens = TokenManager::new(source_fn(|_| async {
+    /// #     Ok(AccessToken::new("78_Zx0", std::time::Duration::from_secs(7200)))
+    /// # }));
+    /// let layer = WechatAuthLayer::new(tokens.clone()).answer_token_requests(["wx0123456789abcdef"]);
+    ///
+    /// let application = AccountId::wecom("ww0123456789abcdef", "its corpsecret");
+    /// let wecom = WechatAuthLayer::new(tokens)
+    ///     .platform(Platform::WeCom)
+    ///     .answer_token_requests([application]);
+    /// # drop((layer, wecom));
+    /// ```
+    pub fn answer_token_requests(
+        mut self,
+        accounts: impl IntoIterator<Item = impl Into<AccountId>>,
+    ) -> Self {
+        self.config().answered = accounts.into_iter().map(Into::into).collect();
         self
     }
 }

@@ -56,6 +56,7 @@
 //! | the same, to a streamed body larger than `replay_limit` | refreshes, for the next caller | that reply, whole |
 //! | any other errcode: -1, 45009, 48001 … | nothing: a message would be sent twice | that reply, whole |
 //! | a picture, a large list, any other body | hands it on at its first frame | that reply, as it comes |
+//! | a file (`Content-Disposition`), a part of one (206) | hands it on unread, whatever it holds | that reply, as it comes |
 //!
 //! [`AuthOutcome`], in the extensions of every reply, says which of these it was.
 //!
@@ -71,8 +72,8 @@
 //!
 //! # Failures
 //!
-//! An errcode is a reply, not an error. [`Error`] says that no token could be had (the call was not
-//! sent), or that the client failed. Only where a caller takes no error of ours, as the SDKs do that
+//! An errcode is a reply, not an error. [`Error`] says that no token could be had or that the URI left no
+//! room for it (the call was not sent), or that the client failed. Only where a caller takes no error of ours, as the SDKs do that
 //! `ReqwestAuthLayer` is for, "no token" is a reply as well. No error, log or `Debug` of this crate holds a token, an
 //! AppSecret or a URL with a query; [`Error::into_source`] hands your client's own error back, which
 //! may. Tokens and secrets are zeroized when they are dropped; what was written into a request or came
@@ -84,7 +85,8 @@
 //!
 //! - `axum`: `axum::body::Body` as the body of requests.
 //! - `decompression`: replies in gzip, deflate or brotli are looked into as well; the caller gets them
-//!   as they came. Without it they pass, and a warning says so once.
+//!   as they came. Without it they pass, and a warning says so once. Replies to token requests are decoded with it, and
+//!   are an error without it.
 //! - `metrics`: counts of calls, rejections and refreshes, and gauges of when a token was fetched and when it will expire, by
 //!   the facade of the `metrics` crate; labelled with the account, see [`TokenManager::account`].
 //! - `mock`: `mock::MockWechat`, for tests.
@@ -101,6 +103,9 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod account_id;
+mod asking;
+mod base_url;
 mod body;
 mod config;
 mod error;
@@ -109,6 +114,7 @@ mod layer;
 mod made_reply;
 mod metrics;
 mod outcome;
+mod passed;
 mod platform;
 mod reply;
 mod request;
@@ -116,6 +122,7 @@ mod service;
 mod source;
 mod token;
 mod warnings;
+mod watch;
 
 #[cfg(feature = "mock")]
 pub mod mock;
@@ -133,11 +140,13 @@ pub mod reqwest;
 #[path = "reqwest/v0_12.rs"]
 pub mod reqwest_0_12;
 
-pub use self::body::{Replay, ReplayBody, ReplyBody, RequestBody};
+pub use self::account_id::AccountId;
+pub use self::body::{Peek, Replay, ReplayBody, ReplyBody, RequestBody};
 pub use self::error::{Error, ErrorKind};
 pub use self::future::ResponseFuture;
 pub use self::layer::WechatAuthLayer;
 pub use self::outcome::{AuthOutcome, NotReplayed};
+pub use self::passed::PassedThrough;
 pub use self::platform::Platform;
 pub use self::request::SkipAuth;
 pub use self::service::WechatAuth;

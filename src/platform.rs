@@ -50,7 +50,8 @@ impl Platform {
                 "sh.api.weixin.qq.com",
                 "sz.api.weixin.qq.com",
                 "hk.api.weixin.qq.com",
-                "mp.weixin.qq.com",
+                // International accounts.
+                "api.wechat.com",
             ],
             Platform::WeCom => &["qyapi.weixin.qq.com"],
         }
@@ -67,19 +68,77 @@ impl Platform {
     }
 
     /// Whether `path` takes no access token, or one of another kind under the same name.
-    pub(crate) fn is_exempt(path: &str) -> bool {
-        const PATHS: [&str; 6] = [
-            "/cgi-bin/token",
-            "/cgi-bin/stable_token",
-            "/cgi-bin/gettoken",
-            "/cgi-bin/clear_quota/v2",
-            "/cgi-bin/showqrcode",
-            "/cgi-bin/webhook/send",
-        ];
-        const FOLDERS: [&str; 3] = ["/cgi-bin/component/", "/sns/", "/cgi-bin/service/"];
-        PATHS.contains(&path) || FOLDERS.iter().any(|folder| path.starts_with(folder))
+    pub(crate) fn is_exempt(self, path: &str) -> bool {
+        let (paths, folders) = match self {
+            Platform::OfficialAccount => (&OFFICIAL_PATHS[..], &OFFICIAL_FOLDERS[..]),
+            Platform::WeCom => (&WECOM_PATHS[..], &WECOM_FOLDERS[..]),
+        };
+        let folders = FOLDERS.iter().chain(folders);
+        let mut paths = PATHS.iter().chain(paths);
+        paths.any(|exempt| *exempt == path) || { folders }.any(|folder| path.starts_with(folder))
+    }
+
+    /// The platform that has this host, if one has it.
+    pub(crate) fn of_host(host: &str) -> Option<Platform> {
+        const ALL: [Platform; 2] = [Platform::OfficialAccount, Platform::WeCom];
+
+        ALL.into_iter().find(|platform| platform.has_host(host))
+    }
+
+    pub(crate) fn has_host(self, host: &str) -> bool {
+        let mut hosts = self.hosts().iter();
+        hosts.any(|own| own.eq_ignore_ascii_case(host))
     }
 }
+
+/// Exempt on both platforms: neither has the account's token there, so a `platform` that was
+/// forgotten does no harm.
+const PATHS: [&str; 5] = [
+    "/cgi-bin/token",
+    "/cgi-bin/stable_token",
+    "/cgi-bin/gettoken",
+    // By the AppSecret (its page "Reset API call counts by AppSecret").
+    "/cgi-bin/clear_quota/v2",
+    "/cgi-bin/showqrcode",
+];
+
+const FOLDERS: [&str; 4] = [
+    // The third-party platform's.
+    "/cgi-bin/component/",
+    // A user's, or a code and the AppSecret.
+    "/sns/",
+    // Of WeCom's: a suite's or a service provider's.
+    "/cgi-bin/service/",
+    // Of WeCom's: a robot's `key`.
+    "/cgi-bin/webhook/",
+];
+
+/// With a third-party platform's token as `access_token`, or named `component_access_token`.
+const OFFICIAL_PATHS: [&str; 8] = [
+    "/product/register/check_audit_status",
+    "/product/register/register_shop",
+    "/wxa/addtotemplate",
+    "/wxa/component/fastregisterbetaweapp",
+    "/wxa/component/fastregisterpersonalweapp",
+    "/wxa/deletetemplate",
+    "/wxa/gettemplatedraftlist",
+    "/wxa/gettemplatelist",
+];
+
+/// Cloud development of many mini programs, which only a third-party platform has.
+const OFFICIAL_FOLDERS: [&str; 1] = ["/componenttcb/"];
+
+const WECOM_PATHS: [&str; 3] = [
+    // With a service provider's token, named `provider_access_token`.
+    "/cgi-bin/hardware/get_device_feature",
+    // With the token that comes with a company's registration (its pages "Set the visible scope of
+    // an authorised application" and "Set contact synchronisation complete").
+    "/cgi-bin/agent/set_scope",
+    "/cgi-bin/sync/contact_sync_success",
+];
+
+/// With a service provider's token.
+const WECOM_FOLDERS: [&str; 1] = ["/cgi-bin/license/"];
 
 /// WeChat ignores a forced refresh that follows another within this time (its page "Get stable access token").
 pub(crate) const FORCES_APART: Duration = Duration::from_secs(30);
@@ -90,50 +149,96 @@ pub(crate) const BUSY: i64 = -1;
 /// Too many token requests this minute.
 pub(crate) const TOO_MANY_THIS_MINUTE: i64 = 45011;
 
-/// What to do about an errcode of a token request, where we know.
-pub(crate) fn advice(errcode: i64) -> Option<&'static str> {
-    Some(match errcode {
-        40001 | 40125 => {
-            "the secret is wrong or was reset: copy it anew from the account's console"
-        }
-        40002 => "grant_type must be client_credential",
-        40013 => "the appid is wrong: copy it anew from the account's console",
-        40164 => "put this address on the account's IP allow-list",
-        40243 => "the AppSecret is frozen: unfreeze it in the account's console",
-        41002 => "the appid is missing",
-        41004 => "the secret is missing",
-        45009 => "the day's quota of token requests is used up: look for who asks so often",
-        45011 => "too many token requests this minute: look for who asks so often",
-        50004 | 50002 => "the account may not use this API now: look into its console",
-        89503 => "an administrator of the account must confirm this address first",
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const BOTH: [Platform; 2] = [Platform::OfficialAccount, Platform::WeCom];
+
     #[test]
     fn paths_with_another_token_are_exempt_and_their_neighbours_are_not() {
-        for path in [
-            "/cgi-bin/token",
-            "/cgi-bin/clear_quota/v2",
-            "/cgi-bin/component/api_query_auth",
-            "/sns/userinfo",
-            "/cgi-bin/service/get_corp_token",
-        ] {
-            assert!(Platform::is_exempt(path), "{path}");
+        for platform in BOTH {
+            for path in [
+                "/cgi-bin/token",
+                "/cgi-bin/stable_token",
+                "/cgi-bin/gettoken",
+                "/cgi-bin/clear_quota/v2",
+                "/cgi-bin/component/api_query_auth",
+                "/cgi-bin/component/fastregisterweapp",
+                "/sns/userinfo",
+                "/sns/component/jscode2session",
+                "/cgi-bin/service/get_login_info",
+                "/cgi-bin/service/get_corp_token",
+                "/cgi-bin/webhook/send",
+                "/cgi-bin/webhook/upload_media",
+            ] {
+                assert!(platform.is_exempt(path), "{platform:?} {path}");
+            }
+            for path in [
+                "/cgi-bin/tokens",
+                "/cgi-bin/clear_quota",
+                "/cgi-bin/menu/get",
+                "/cgi-bin/open/have",
+                "/cgi-bin/component",
+                "/wxa/component/",
+                "/wxa/getwxacode",
+                "/product/register/submit_basicinfo",
+                "/snsx",
+                "/x/sns/userinfo",
+                "/",
+                "",
+            ] {
+                assert!(!platform.is_exempt(path), "{platform:?} {path}");
+            }
         }
-        for path in [
-            "/cgi-bin/tokens",
-            "/cgi-bin/clear_quota",
-            "/cgi-bin/menu/get",
-            "/snsx",
-            "/",
-            "",
+    }
+
+    #[test]
+    fn what_one_platform_gives_to_others_is_exempt_there_only() {
+        for (path, on) in [
+            ("/wxa/gettemplatelist", Platform::OfficialAccount),
+            (
+                "/wxa/component/fastregisterbetaweapp",
+                Platform::OfficialAccount,
+            ),
+            (
+                "/product/register/check_audit_status",
+                Platform::OfficialAccount,
+            ),
+            ("/product/register/register_shop", Platform::OfficialAccount),
+            ("/componenttcb/batchgetenvid", Platform::OfficialAccount),
+            ("/cgi-bin/license/list_order", Platform::WeCom),
+            ("/cgi-bin/hardware/get_device_feature", Platform::WeCom),
+            ("/cgi-bin/agent/set_scope", Platform::WeCom),
+            ("/cgi-bin/sync/contact_sync_success", Platform::WeCom),
         ] {
-            assert!(!Platform::is_exempt(path), "{path}");
+            for platform in BOTH {
+                let exempt = platform.is_exempt(path);
+                assert_eq!(exempt, platform == on, "{platform:?} {path}");
+            }
         }
+    }
+
+    #[test]
+    fn codes_that_mean_authorize_again_never_mean_refresh() {
+        // 42007 of the official platform is a user's word, WeCom's is "pre_auth_code expired"; 61023 is
+        // a refresh token's death.
+        for platform in BOTH {
+            for code in [42007, 61023, 42009, 40082, 41001, 48001, -1] {
+                assert!(!platform.refresh_codes().contains(&code), "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_host_is_one_platforms_in_any_case() {
+        for platform in BOTH {
+            for host in platform.hosts() {
+                let of_host = Platform::of_host(&host.to_ascii_uppercase());
+                assert_eq!(of_host, Some(platform), "{host}");
+            }
+        }
+        // Articles and QR codes are there, and no API.
+        assert_eq!(Platform::of_host("mp.weixin.qq.com"), None);
     }
 }

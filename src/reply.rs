@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 use http_body::SizeHint;
 use memchr::memchr;
 use memchr::memmem::Finder;
@@ -131,7 +131,7 @@ impl Lead {
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// `text` after its leading white space and byte order mark.
-fn blank(text: &[u8]) -> &[u8] {
+pub(crate) fn blank(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii_start();
     match text.strip_prefix(BOM) {
         Some(text) => text.trim_ascii_start(),
@@ -144,6 +144,33 @@ fn blank(text: &[u8]) -> &[u8] {
 fn before_open_number(text: &[u8]) -> &[u8] {
     let last = text.iter().rposition(|byte| !b"-+.eE".contains(byte));
     &text[..last.map_or(0, |last| last + 1)]
+}
+
+/// Whether a reply to `method` can be WeChat's word about a call, by its head alone (R3).
+///
+/// A file, or a part of one, is somebody's content, whatever it looks like; and a reply to HEAD, a
+/// 204 and a 304 have nothing to read.
+pub(crate) fn may_be_wechats_word<B>(method: &Method, reply: &Response<B>) -> bool {
+    let headers = reply.headers();
+    let is_of_parts = |value: &header::HeaderValue| {
+        let parts = value.as_bytes().get(..b"multipart/".len());
+        parts.is_some_and(|parts| parts.eq_ignore_ascii_case(b"multipart/"))
+    };
+    method != Method::HEAD
+        && !matches!(
+            reply.status(),
+            StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED
+        )
+        && !headers.contains_key(header::CONTENT_DISPOSITION)
+        && !headers.get(header::CONTENT_TYPE).is_some_and(is_of_parts)
+}
+
+/// The errcode of a reply of which this is the beginning; `None` until the object is whole.
+pub(crate) fn errcode_in(text: &[u8]) -> Option<i64> {
+    if Lead::of(text) != Lead::Object {
+        return None;
+    }
+    lenient::<Errcode>(text).ok().and_then(|errcode| errcode.0)
 }
 
 /// A quick no to replies of a few kilobytes: an escaped key is the only other way to write it.
@@ -279,6 +306,14 @@ impl Coding {
             #[cfg(feature = "decompression")]
             "br" => Some(Coding::Brotli),
             _ => None,
+        }
+    }
+
+    /// All of a body, if it can be decoded to at most `limit` bytes.
+    pub(crate) fn whole(self, bytes: &[u8], limit: usize) -> Option<Cow<'_, [u8]>> {
+        match self.decode(bytes, limit) {
+            Decoded::Whole(text) => Some(text),
+            Decoded::Part(_) | Decoded::Unreadable => None,
         }
     }
 

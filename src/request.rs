@@ -1,12 +1,16 @@
 //! The token into the query, and which requests get one.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::Uri;
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{PathAndQuery, Scheme};
+use memchr::memchr;
+use memchr::memmem::Finder;
 use percent_encoding::percent_decode;
 
+use crate::base_url::{BaseUrl, has_dot_segments, port, single_slashes};
 use crate::platform::Platform;
 use crate::token::AccessToken;
 
@@ -40,14 +44,7 @@ pub(crate) enum Target {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scope {
     platform: Platform,
-    origins: Vec<Origin>,
-}
-
-#[derive(Clone, Debug)]
-struct Origin {
-    scheme: Scheme,
-    host: String,
-    port: u16,
+    bases: Vec<BaseUrl>,
 }
 
 impl Scope {
@@ -59,127 +56,139 @@ impl Scope {
         self.platform = platform;
     }
 
-    /// # Panics
-    ///
-    /// When `origin` is not one.
-    #[track_caller]
-    pub(crate) fn add_origin(&mut self, origin: &str) {
-        self.try_add_origin(origin).expect(
-            "an origin is http:// or https://, a host, and maybe a port: no path, no query",
-        );
+    pub(crate) fn add(&mut self, base: BaseUrl) {
+        self.bases.push(base);
     }
 
-    /// `None` when `origin` is not one.
+    /// `None` when `origin` is not a base URL without a path.
+    #[cfg(feature = "server")]
     pub(crate) fn try_add_origin(&mut self, origin: &str) -> Option<()> {
-        self.origins.push(Origin::parse(origin)?);
-        Some(())
+        let base = BaseUrl::parse(origin).ok()?;
+        base.prefix().is_empty().then(|| self.bases.push(base))
     }
 
     pub(crate) fn target(&self, uri: &Uri) -> Target {
-        match self.covers(uri) {
-            true => self.target_at(uri.path()),
-            false => Target::Elsewhere,
+        let path = single_slashes(uri.path());
+        let target = self.read(uri, &path);
+        // Nearly every path has none.
+        if memchr(b'%', path.as_bytes()).is_none() || target == Target::Elsewhere {
+            return target;
+        }
+        // A server that decodes a path reads another one in it.
+        let decoded = percent_decode(path.as_bytes()).decode_utf8_lossy();
+        match self.read(uri, &single_slashes(&decoded)) {
+            Target::Exempt | Target::Token => Target::Exempt,
+            Target::Api | Target::Elsewhere => target,
         }
     }
 
-    /// What `path` says about a request to one of our hosts.
+    /// What a request to `uri` is whose path is `path`, with single slashes.
+    fn read(&self, uri: &Uri, path: &str) -> Target {
+        let Some(authority) = uri.authority() else {
+            return self.anywhere(path);
+        };
+        let Some(scheme) = uri.scheme() else {
+            return Target::Elsewhere;
+        };
+        // The usual case first: nothing has to be taken apart for it.
+        if self.bases.is_empty()
+            && *scheme == Scheme::HTTPS
+            && self.platform.has_host(authority.as_str())
+        {
+            return self.target_at(path);
+        }
+        let Some(port) = port(scheme, authority) else {
+            return Target::Elsewhere;
+        };
+        let host = authority.host();
+        let bases = self.bases.iter();
+        let bases = bases.filter(|base| base.is_origin_of(scheme, host, port));
+        let below = bases.filter_map(|base| base.below(path));
+        // The longest prefix leaves the shortest path.
+        if let Some(path) = below.min_by_key(|below| below.len()) {
+            return self.target_at(path);
+        }
+        if *scheme == Scheme::HTTPS && port == 443 && self.platform.has_host(host) {
+            return self.target_at(path);
+        }
+        Target::Elsewhere
+    }
+
+    /// What a path of its own is: a service inside says where it goes, and may put a prefix before it
+    /// or not. `OPTIONS *` goes nowhere.
+    fn anywhere(&self, path: &str) -> Target {
+        if !path.starts_with('/') {
+            return Target::Elsewhere;
+        }
+        let prefixed = self.bases.iter().filter(|base| !base.prefix().is_empty());
+        let below = prefixed.filter_map(|base| base.below(path));
+        let mut readings = below.map(|path| self.target_at(path));
+        let at_root = self.target_at(path);
+        readings
+            .try_fold(at_root, |target, reading| match (target, reading) {
+                (Target::Exempt, _) | (_, Target::Exempt) => Err(Target::Exempt),
+                (Target::Token, _) | (_, Target::Token) => Ok(Target::Token),
+                _ => Ok(target),
+            })
+            .unwrap_or_else(|exempt| exempt)
+    }
+
+    /// What `path` says about a request to one of our hosts, below its base URL.
     pub(crate) fn target_at(&self, path: &str) -> Target {
-        let path = single_slashes(path);
-        if self.platform.is_token_request(&path) {
+        if self.platform.is_token_request(path) {
             Target::Token
-        } else if Platform::is_exempt(&path) || has_dot_segments(&path) {
+        } else if self.platform.is_exempt(path) || has_dot_segments(path) {
             Target::Exempt
         } else {
             Target::Api
         }
     }
 
-    fn covers(&self, uri: &Uri) -> bool {
-        let Some(authority) = uri.authority() else {
-            // A path of its own: a service inside says where it goes. `OPTIONS *` goes nowhere.
-            return uri.path().starts_with('/');
-        };
-        let Some(scheme) = uri.scheme() else {
-            return false;
-        };
-        // The usual case first: nothing has to be taken apart for it.
-        if *scheme == Scheme::HTTPS && self.is_own(authority.as_str()) {
-            return true;
-        }
-        let Some(port) = port(scheme, authority) else {
-            return false;
-        };
-        let host = authority.host();
-        (*scheme == Scheme::HTTPS && port == 443 && self.is_own(host))
-            || self.origins.iter().any(|origin| {
-                origin.scheme == *scheme
-                    && origin.port == port
-                    && origin.host.eq_ignore_ascii_case(host)
-            })
-    }
-
     /// Whether only TLS is missing.
     pub(crate) fn lacks_tls(&self, uri: &Uri) -> bool {
-        uri.scheme() == Some(&Scheme::HTTP) && uri.host().is_some_and(|host| self.is_own(host))
+        uri.scheme() == Some(&Scheme::HTTP)
+            && uri.host().is_some_and(|host| self.platform.has_host(host))
     }
 
-    fn is_own(&self, host: &str) -> bool {
-        let mut hosts = self.platform.hosts().iter();
-        hosts.any(|own| own.eq_ignore_ascii_case(host))
+    /// Whether the host is another platform's.
+    pub(crate) fn is_other_platforms(&self, uri: &Uri) -> bool {
+        let platform = uri.host().and_then(Platform::of_host);
+        platform.is_some_and(|platform| platform != self.platform)
     }
 }
 
-impl Origin {
-    fn parse(origin: &str) -> Option<Origin> {
-        let parts = origin.parse::<Uri>().ok()?.into_parts();
-        let (scheme, authority) = (parts.scheme?, parts.authority?);
-        let bare = matches!(
-            parts.path_and_query.as_ref().map(PathAndQuery::as_str),
-            None | Some("/")
-        );
-        (bare && !authority.as_str().contains('@')).then_some(Origin {
-            port: port(&scheme, &authority)?,
-            host: authority.host().to_owned(),
-            scheme,
-        })
-    }
-}
+/// Whether `query` names a credential other than the account's token, and not that as well.
+///
+/// Its name ends in `_access_token`, percent-encoded or not: `component_access_token`,
+/// `suite_access_token`, `provider_access_token`, `cloudbase_access_token`.
+pub(crate) fn names_other_credential(query: &str) -> bool {
+    const SUFFIX: &[u8] = b"_access_token";
+    static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(SUFFIX));
 
-/// The port that is meant; `None` where none is: a strange scheme, a port that is no number.
-fn port(scheme: &Scheme, authority: &Authority) -> Option<u16> {
-    match authority.port() {
-        Some(port) => Some(port.as_u16()),
-        // `host:` and `host:99999` have no port that `http` would give, and are not the default.
-        None if !authority.as_str().ends_with(authority.host()) => None,
-        None if *scheme == Scheme::HTTPS => Some(443),
-        None if *scheme == Scheme::HTTP => Some(80),
-        None => None,
+    let query = query.as_bytes();
+    // Nearly every query is too short for one, or holds neither of these.
+    if query.len() < SUFFIX.len() || (memchr(b'%', query).is_none() && FINDER.find(query).is_none())
+    {
+        return false;
     }
-}
-
-/// `path` as WeChat's servers read it: several slashes are one, wherever they stand.
-pub(crate) fn single_slashes(path: &str) -> Cow<'_, str> {
-    if !path.contains("//") {
-        return Cow::Borrowed(path);
-    }
-    let mut single = String::with_capacity(path.len());
-    for c in path.chars() {
-        if c != '/' || !single.ends_with('/') {
-            single.push(c);
+    let mut names_other = false;
+    for parameter in query.split(|byte| *byte == b'&') {
+        if names_token(parameter) {
+            return false;
         }
+        let name = parameter.split(|byte| *byte == b'=').next();
+        let name: Cow<'_, [u8]> = percent_decode(name.unwrap_or_default()).into();
+        names_other |= name.ends_with(SUFFIX);
     }
-    Cow::Owned(single)
+    names_other
 }
 
-/// Whether `path` is another once a client or a server resolves it. None of WeChat's is.
-fn has_dot_segments(path: &str) -> bool {
-    // Nearly every path has neither of these.
-    memchr::memchr2(b'.', b'%', path.as_bytes()).is_some() && path.split('/').any(is_dots)
-}
-
-fn is_dots(segment: &str) -> bool {
-    let decoded: Cow<'_, [u8]> = percent_decode(segment.as_bytes()).into();
-    matches!(&*decoded, b"." | b"..")
+/// Whether `query` names the account's token.
+pub(crate) fn has_token(query: &str) -> bool {
+    query
+        .as_bytes()
+        .split(|byte| *byte == b'&')
+        .any(names_token)
 }
 
 /// `uri` with the token in its query; every other byte stays as it is, in its place.

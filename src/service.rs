@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Buf;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use crate::asking::{self, Asking};
 use crate::body::{ReplyBody, RequestBody};
-use crate::config::{Config, Route};
+use crate::config::{Aside, Config, Route};
 use crate::error::Error;
 use crate::future::ResponseFuture;
 use crate::token::BoxError;
@@ -78,17 +80,18 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
         match self.config.route(&parts) {
-            Route::Pass(passed) => {
-                self.config.warnings.of_passed(passed);
-                let (host, path) = (parts.uri.host(), parts.uri.path());
-                tracing::debug!(host, path, why = passed.reason(), "sent as it is");
-                ResponseFuture::pass(self.inner.call(Request::from_parts(parts, body)))
-            }
-            Route::Answer(tokens) => {
-                let platform = self.config.platform();
-                self.give_readiness_back();
-                ResponseFuture::answer(tokens, platform)
-            }
+            Route::Aside(aside) => self.aside(aside, parts, body),
+            Route::Ask => match body.peek(asking::READ_AT_MOST).ready() {
+                Ok((body, bytes)) => {
+                    let aside = asking::aside(&self.config, &parts, bytes);
+                    self.aside(aside, parts, body)
+                }
+                Err(body) => {
+                    self.give_readiness_back();
+                    let (inner, config) = (self.inner.clone(), Arc::clone(&self.config));
+                    ResponseFuture::ask(Asking::new(inner, config, parts, body))
+                }
+            },
             Route::Authorize(tokens) => {
                 let token = tokens.ready_token();
                 if token.is_none() {
@@ -108,6 +111,26 @@ impl<S> WechatAuth<S>
 where
     S: Clone,
 {
+    /// A request that gets no token; `inner` is ready.
+    fn aside<B, R>(&mut self, aside: Aside, parts: Parts, body: B) -> ResponseFuture<S, B, R>
+    where
+        S: Service<Request<B>, Response = Response<R>>,
+        R: Body,
+    {
+        match aside {
+            Aside::Pass(why) => {
+                let watch = self.config.pass(why, &parts);
+                let reply = self.inner.call(Request::from_parts(parts, body));
+                ResponseFuture::pass(reply, why, watch)
+            }
+            Aside::Answer(tokens) => {
+                let platform = self.config.platform();
+                self.give_readiness_back();
+                ResponseFuture::answer(tokens, platform)
+            }
+        }
+    }
+
     /// A service that was made ready holds a place until it is called or dropped.
     fn give_readiness_back(&mut self) {
         self.inner = self.inner.clone();

@@ -4,14 +4,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use http::Uri;
 use tokio::time::Instant;
 
-use crate::config::Passed;
+use crate::passed::PassedThrough;
+use crate::platform::Platform;
 
 /// What has been warned of: one bad day must not fill a disk with the same line.
 #[derive(Default)]
 pub(crate) struct Warnings {
     coding: AtomicBool,
+    other_platform: AtomicBool,
+    unknown_host: AtomicBool,
+    token_missing: AtomicBool,
     pub(crate) same_token: Seldom,
     pub(crate) body_not_kept: Seldom,
     pub(crate) rejected_again: Seldom,
@@ -31,16 +36,52 @@ impl Warnings {
     }
 
     /// Warns of what is a mistake wherever it is done.
-    pub(crate) fn of_passed(&self, passed: Passed) {
-        if matches!(passed, Passed::WithoutTls) && self.without_tls.is_due() {
+    pub(crate) fn of_passed(&self, passed: PassedThrough) {
+        if passed == PassedThrough::WithoutTls && self.without_tls.is_due() {
             tracing::warn!("a call to WeChat over http is sent without a token: use https");
         }
-        if matches!(passed, Passed::TokenRequest) && self.token_request.is_due() {
+        if passed == PassedThrough::TokenRequest && self.token_request.is_due() {
             tracing::warn!(
                 "a request for a token passes through the layer, and what it gets may void the \
-                 layer's own: turn on answer_token_requests for an SDK, and give a token source \
-                 the client without the layer"
+                 layer's own: name the account in answer_token_requests for an SDK, and give a \
+                 token source the client without the layer"
             );
+        }
+    }
+
+    /// Warns of a call that passed without a token and should have had one (R8).
+    pub(crate) fn of_missing_token(&self, why: PassedThrough, platform: Platform, uri: &Uri) {
+        let (host, path) = (uri.host(), uri.path());
+        let first = |warned: &AtomicBool| !warned.swap(true, Ordering::Relaxed);
+        match why {
+            PassedThrough::OtherPlatform if first(&self.other_platform) => {
+                let of_host = host.and_then(Platform::of_host).unwrap_or(platform);
+                tracing::warn!(
+                    host,
+                    path,
+                    "a call is sent without a token: the host is one of {of_host:?}, and the layer is \
+                     set up for {platform:?}: add .platform(Platform::{of_host:?})"
+                );
+            }
+            PassedThrough::Elsewhere if first(&self.unknown_host) => {
+                let scheme = uri.scheme_str().unwrap_or_default();
+                let port = uri.port().map_or(String::new(), |port| format!(":{port}"));
+                let origin = host.map(|host| format!("{scheme}://{host}{port}"));
+                tracing::warn!(
+                    host,
+                    path,
+                    "a call was sent without a token, and answered 41001, access_token missing: {why}; \
+                     add .api_origin(\"{}\"), with the path that comes before WeChat's if there is one",
+                    origin.unwrap_or_default()
+                );
+            }
+            PassedThrough::Elsewhere | PassedThrough::OtherPlatform => {}
+            _ if first(&self.token_missing) => tracing::warn!(
+                host,
+                path,
+                "a call was sent without a token, and answered 41001, access_token missing: {why}"
+            ),
+            _ => {}
         }
     }
 }

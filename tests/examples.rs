@@ -46,6 +46,27 @@ fn tokens(wechat: &MockWechat) -> Vec<String> {
     tokens.map(str::to_owned).collect()
 }
 
+#[test]
+fn a_variable_that_a_program_needs_and_has_not_is_named() {
+    // `env::var("X")?` ends a program with "NotPresent", which names nothing.
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let examples = std::fs::read_dir(root.join("examples")).unwrap();
+    let mut files: Vec<_> = examples.map(|file| file.unwrap().path()).collect();
+    files.extend(["README.md", "README.zh-CN.md"].map(|name| root.join(name)));
+    let mut reads = 0;
+    for file in files.iter().filter(|file| file.is_file()) {
+        for line in std::fs::read_to_string(file).unwrap().lines() {
+            if let Some((_, read)) = line.split_once("env::var(") {
+                reads += 1;
+                let next = read.split_once(')').map(|(_, next)| next);
+                let bare = next.is_some_and(|next| next.starts_with(['?', ';']));
+                assert!(!bare, "{}: {line}", file.display());
+            }
+        }
+    }
+    assert!(reads >= 12, "{reads}");
+}
+
 #[tokio::test]
 async fn menu_without_environment_shows_one_replay() {
     let ended = run(command("menu")).await;

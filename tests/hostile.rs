@@ -12,6 +12,7 @@ use support::programs::{APPID, CLIENT_SECRET, SECRET, SIGNING_KEY, Serving, serv
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 use tower_wechat::mock::MockWechat;
 
@@ -25,10 +26,14 @@ struct Target {
 
 impl Target {
     async fn start() -> Target {
+        Target::start_by(|command| command).await
+    }
+
+    async fn start_by(by: impl FnOnce(Command) -> Command) -> Target {
         let wechat = MockWechat::builder().account(APPID, SECRET).start().await;
         let mut command = server("gateway", &wechat);
         command.env("WECHAT_LOG", "trace");
-        let gateway = Serving::start(command).await;
+        let gateway = Serving::start(by(command)).await;
         let token = token_request(&gateway.url, CLIENT_SECRET).await;
         let token = token["access_token"].as_str().unwrap().to_owned();
         Target {
@@ -36,6 +41,18 @@ impl Target {
             gateway,
             token,
         }
+    }
+
+    /// By `number` strangers, each of whom does this and then nothing.
+    async fn strangers(&self, number: usize, first: &str) -> Vec<TcpStream> {
+        let mut strangers = Vec::new();
+        for _ in 0..number {
+            let mut stranger = self.connect().await;
+            // It may be put out at once.
+            let _ = stranger.write_all(first.as_bytes()).await;
+            strangers.push(stranger);
+        }
+        strangers
     }
 
     async fn connect(&self) -> TcpStream {
@@ -377,4 +394,133 @@ async fn an_upload_that_breaks_off_is_no_call() {
     assert!(target.wechat.messages().is_empty());
     target.wechat.clear();
     target.assert_serves("broken uploads").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_strangers_than_there_are_connections_keep_nobody_out() {
+    let _calm = calm().await;
+    let target = Target::start().await;
+    target.wechat.clear();
+    let mut strangers = target.strangers(1100, "").await;
+    strangers.extend(target.strangers(1100, "GET / HTTP/1.1\r\nx: ").await);
+    for _ in 0..10 {
+        target.assert_serves("strangers").await;
+    }
+    drop(strangers);
+    target.assert_serves("strangers that have gone").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_without_room_for_more_files_goes_on_and_does_not_spin() {
+    let _calm = calm().await;
+    let target = Target::start_by(|command| {
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n 60 && exec \"$0\""]);
+        let command = command.as_std();
+        limited.arg(command.get_program());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        limited.kill_on_drop(true);
+        limited
+    })
+    .await;
+    target.wechat.clear();
+    let strangers = target.strangers(100, "").await;
+    for _ in 0..10 {
+        target.assert_serves("files").await;
+    }
+    drop(strangers);
+    target.assert_serves("files that are free again").await;
+    let log = target.gateway.log();
+    let told = log.matches("no connection can be accepted").count();
+    assert!((1..=2).contains(&told), "{told}: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_2_is_not_spoken() {
+    let target = Target::start().await;
+    target.wechat.clear();
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = "\0\0\0\u{4}\0\0\0\0\0";
+    let half_a_head = "\0\0\u{40}\u{1}\u{4}\0\0\0\u{1}";
+    for begun in ["", settings, &format!("{settings}{half_a_head}")] {
+        let reply = target.send(format!("{preface}{begun}")).await;
+        assert_eq!(reply, "", "{begun:?}");
+    }
+    let strangers = target.strangers(300, &format!("{preface}{settings}")).await;
+    target.assert_serves("HTTP/2").await;
+    drop(strangers);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_refused_gets_its_refusal_and_the_next_call_works() {
+    let target = Target::start().await;
+    target.wechat.clear();
+    for size in [1, 2, 4, 8, 20] {
+        let size = size * 1024 * 1024;
+        let mut upload = format!(
+            "POST /cgi-bin/media/upload?type=image&access_token=expired HTTP/1.1\r\nhost: h\r\ncontent-length: {size}\r\n\r\n"
+        )
+        .into_bytes();
+        upload.resize(upload.len() + size, b'x');
+        let mut stream = target.connect().await;
+        for _ in 0..2 {
+            stream.write_all(&upload).await.expect("no broken pipe");
+            let mut reply = vec![0; 4096];
+            let read = timeout(Duration::from_secs(20), stream.read(&mut reply)).await;
+            let read = read.expect("in time").expect("no reset");
+            let reply = String::from_utf8_lossy(&reply[..read]).into_owned();
+            assert!(reply.contains(r#""errcode":4000"#), "{size}: {reply}");
+            if reply.contains("connection: close") {
+                stream = target.connect().await;
+            }
+        }
+        let call = target.get("/cgi-bin/user/get");
+        stream.write_all(call.as_bytes()).await.unwrap();
+        let mut reply = vec![0; 4096];
+        let read = stream.read(&mut reply).await.expect("no reset");
+        assert!(String::from_utf8_lossy(&reply[..read]).contains("OPENID1"));
+        target.wechat.clear();
+        target.assert_serves("an upload that was refused").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_does_not_read_is_put_out() {
+    let target = Target::start().await;
+    target.wechat.clear();
+    let download = format!(
+        "GET /cgi-bin/media/get?size=67108864&access_token={} HTTP/1.1\r\nhost: h\r\n\r\n",
+        target.token
+    );
+    let pipelined = target.get("/elsewhere").repeat(200);
+    let mut readers = target.strangers(40, &download).await;
+    let pipelining = readers.len();
+    readers.extend(target.strangers(10, &pipelined).await);
+    while target.wechat.requests().len() < pipelining {
+        sleep(Duration::from_millis(20)).await;
+    }
+    target.wechat.clear();
+    target.assert_serves("those that do not read").await;
+    // A connection that is cut takes nothing any more.
+    let all = readers
+        .iter_mut()
+        .enumerate()
+        .map(async |(number, reader)| {
+            let more = match number < pipelining {
+                true => "x",
+                false => &pipelined,
+            };
+            while reader.write_all(more.as_bytes()).await.is_ok() {
+                sleep(Duration::from_millis(100)).await;
+            }
+        });
+    let all = timeout(Duration::from_secs(90), join_all(all));
+    all.await.expect("they are cut after half a minute");
+    target.wechat.clear();
+    target.assert_serves("those that did not read").await;
 }

@@ -14,12 +14,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body_util::Full;
 use support::*;
+use tokio::sync::mpsc;
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_test::mock::{self, Handle, Mock};
 use tower_wechat::{
-    AccessToken, AuthOutcome, ErrorKind, NotReplayed, Platform, RequestBody, SkipAuth, TokenError,
-    TokenManager, WechatAuth, WechatAuthLayer, source_fn,
+    AccessToken, AccountId, AuthOutcome, ErrorKind, NotReplayed, PassedThrough, Platform,
+    RequestBody, SkipAuth, TokenError, TokenManager, WechatAuth, WechatAuthLayer, source_fn,
 };
 
 type MockService = Mock<Request<Full<Bytes>>, Response<Full<Bytes>>>;
@@ -112,6 +113,123 @@ async fn r2_what_is_out_of_scope_passes_untouched_and_wakes_no_source() {
         assert_eq!(sent.uri(), &uri);
     }
     assert_eq!(issued.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_another_credentials_death_is_not_blamed_on_ours() {
+    // trap 30: easywechat#2482
+    let expired = r#"{"errcode":42001,"errmsg":"access_token expired"}"#;
+    for (platform, uri, why) in [
+        (
+            Platform::OfficialAccount,
+            "https://api.weixin.qq.com/product/register/register_shop?component_access_token=C",
+            PassedThrough::OtherPath,
+        ),
+        (
+            Platform::OfficialAccount,
+            "https://api.weixin.qq.com/wxa/security/apply?component_access_token=C",
+            PassedThrough::OtherCredential,
+        ),
+        (
+            Platform::OfficialAccount,
+            "https://api.weixin.qq.com/wxa/x?a=1&%63omponent%5faccess_token=C",
+            PassedThrough::OtherCredential,
+        ),
+        (
+            Platform::OfficialAccount,
+            "https://api.weixin.qq.com/tcb/x?cloudbase_access_token=B",
+            PassedThrough::OtherCredential,
+        ),
+        (
+            Platform::OfficialAccount,
+            "/cgi-bin/token?component_access_token=C",
+            PassedThrough::OtherCredential,
+        ),
+        (
+            Platform::WeCom,
+            "https://qyapi.weixin.qq.com/cgi-bin/user/get?suite_access_token=S",
+            PassedThrough::OtherCredential,
+        ),
+        (
+            Platform::WeCom,
+            "https://qyapi.weixin.qq.com/cgi-bin/paytool/x?provider_access_token=P",
+            PassedThrough::OtherCredential,
+        ),
+        (
+            Platform::OfficialAccount,
+            "https://api.weixin.qq.com/wxa/gettemplatelist?access_token=COMPONENTS",
+            PassedThrough::OtherPath,
+        ),
+        (
+            Platform::WeCom,
+            "https://qyapi.weixin.qq.com/cgi-bin/service/get_login_info?access_token=PROVIDERS",
+            PassedThrough::OtherPath,
+        ),
+    ] {
+        let mut scene = with_token(|layer| layer.platform(platform)).await;
+        let call = tokio::spawn(scene.service.clone().oneshot(get(uri)));
+        let (request, respond) = scene.handle.next_request().await.unwrap();
+        assert_eq!(request.uri(), uri);
+        respond.send_response(reply(expired));
+        let reply = call.await.unwrap().unwrap();
+        assert_eq!(outcome(&reply).passed_through(), Some(why), "{uri}");
+        assert_eq!(outcome(&reply).errcode(), None);
+        assert_eq!(text(reply).await, expired);
+        assert_eq!(scene.issued(), 1, "{uri}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_a_query_that_names_the_accounts_token_as_well_gets_it() {
+    let mut scene = with_token(|layer| layer).await;
+    let uri = format!("{API}?component_access_token=C&access_token=stale");
+    let call = tokio::spawn(scene.service.clone().oneshot(get(uri)));
+    assert_eq!(scene.answer(REJECTED).await.as_deref(), Some("token-1"));
+    assert_eq!(scene.answer(OK).await.as_deref(), Some("token-2"));
+    call.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_below_a_prefix_a_user_keeps_the_own_token() {
+    for base in ["http://proxy/wx", "http://proxy/wx/"] {
+        let mut scene = with_token(|layer| layer.api_origin(base)).await;
+        for (uri, token) in [
+            ("http://proxy/wx/cgi-bin/user/get", Some("token-1")),
+            (
+                "http://proxy/wx/sns/userinfo?access_token=USERS",
+                Some("USERS"),
+            ),
+            ("/wx/sns/userinfo?access_token=USERS", Some("USERS")),
+            ("http://proxy/wx/cgi-bin/token?appid=a", None),
+            ("http://proxy/cgi-bin/user/get", None),
+            ("http://proxy/wxa/getwxacode", None),
+        ] {
+            let call = tokio::spawn(scene.service.clone().oneshot(get(uri)));
+            assert_eq!(scene.answer(OK).await.as_deref(), token, "{uri}");
+            call.await.unwrap().unwrap();
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "a base URL is http:// or https://, a host")]
+fn r2_what_is_no_base_url_is_refused_where_it_is_set() {
+    let _ = WechatAuthLayer::new(numbered_tokens().0).api_origin("proxy.corp/wx");
+}
+
+#[tokio::test(start_paused = true)]
+async fn easywechat_201_a_token_that_an_sdks_retry_appended_a_second_time_is_folded() {
+    // trap 32
+    let mut scene = with_token(|layer| layer).await;
+    let uri = format!("{API}?access_token=dead&a=1&access_token=stale&access%5Ftoken=x");
+    let call = tokio::spawn(scene.service.clone().oneshot(get(uri)));
+    for (token, answer) in [("token-1", REJECTED), ("token-2", OK)] {
+        let (request, respond) = scene.handle.next_request().await.unwrap();
+        let sent = format!("{API}?access_token={token}&a=1");
+        assert_eq!(request.uri().to_string(), sent);
+        respond.send_response(reply(answer));
+    }
+    call.await.unwrap().unwrap();
 }
 
 // R4: the replay.
@@ -236,6 +354,59 @@ async fn r3_http_status_and_content_type_decide_nothing() {
     respond.send_response(picture);
     assert_eq!(scene.answer(OK).await.as_deref(), Some("token-2"));
     assert_eq!(text(call.await.unwrap().unwrap()).await, OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_a_code_that_means_authorize_again_refreshes_nothing() {
+    for code in [42007, 61023, 42009, 40082] {
+        for platform in [Platform::OfficialAccount, Platform::WeCom] {
+            let mut scene = with_token(|layer| layer.platform(platform)).await;
+            let call = tokio::spawn(scene.service.clone().oneshot(get("/cgi-bin/user/get")));
+            let body = format!(r#"{{"errcode":{code},"errmsg":"x"}}"#).leak();
+            scene.answer(body).await;
+            assert_eq!(text(call.await.unwrap().unwrap()).await, *body);
+            assert_eq!(scene.issued(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_somebodys_content_is_never_read_as_wechats_word() {
+    type With = fn(http::response::Builder) -> http::response::Builder;
+    let with: [(Method, With); 9] = [
+        (Method::GET, |r| {
+            r.header("content-disposition", "attachment; filename=\"a.json\"")
+        }),
+        (Method::POST, |r| r.header("Content-Disposition", "inline")),
+        (Method::GET, |r| r.header("content-disposition", "")),
+        (Method::GET, |r| r.status(206)),
+        (Method::GET, |r| {
+            r.status(206).header("content-range", "bytes 0-9/100")
+        }),
+        (Method::GET, |r| {
+            r.header("content-type", "Multipart/byteranges; boundary=x")
+        }),
+        (Method::GET, |r| r.status(204)),
+        (Method::GET, |r| r.status(304)),
+        (Method::HEAD, |r| r),
+    ];
+    for (method, with) in with {
+        let mut scene = with_token(|layer| layer).await;
+        let uri = "https://api.weixin.qq.com/cgi-bin/media/get?media_id=m";
+        let request = Request::builder().method(method).uri(uri);
+        let request = request.body(Full::default()).unwrap();
+        let call = tokio::spawn(scene.service.clone().oneshot(request));
+        let (_, respond) = scene.handle.next_request().await.unwrap();
+        respond.send_response(
+            with(Response::builder())
+                .body(Full::from(REJECTED))
+                .unwrap(),
+        );
+        let reply = call.await.unwrap().unwrap();
+        assert_eq!(outcome(&reply).errcode(), None, "{:?}", reply.headers());
+        assert_eq!(text(reply).await, REJECTED);
+        assert_eq!(scene.issued(), 1);
+    }
 }
 
 // R5: no replay is possible.
@@ -400,16 +571,104 @@ async fn r8_a_layer_with_nothing_to_do_leaves_the_outcome_of_one_inside() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn r8_the_outcome_says_that_a_call_passed_and_why() {
+    let (tokens, _) = numbered_tokens();
+    let service = WechatAuthLayer::select(move |parts| {
+        (parts.uri.path() != "/cgi-bin/nobodys").then(|| tokens.clone())
+    })
+    .layer(service_fn(|_: Request<Full<Bytes>>| {
+        ready(Ok::<_, Infallible>(reply(OK)))
+    }));
+    for (uri, why) in [
+        (API, None),
+        ("https://example.com/", Some(PassedThrough::Elsewhere)),
+        (
+            "https://qyapi.weixin.qq.com/cgi-bin/user/get",
+            Some(PassedThrough::OtherPlatform),
+        ),
+        (
+            "http://api.weixin.qq.com/cgi-bin/user/get",
+            Some(PassedThrough::WithoutTls),
+        ),
+        ("/sns/userinfo", Some(PassedThrough::OtherPath)),
+        ("/cgi-bin/token", Some(PassedThrough::TokenRequest)),
+        ("/cgi-bin/nobodys", Some(PassedThrough::NoAccount)),
+    ] {
+        let reply = service.clone().oneshot(get(uri)).await.unwrap();
+        let outcome = outcome(&reply);
+        assert_eq!(outcome.passed_through(), why, "{uri}");
+        assert!(!outcome.replayed() && !outcome.answered() && outcome.errcode().is_none());
+    }
+    let request = Request::get(API).extension(SkipAuth);
+    let request = request.body(Full::default()).unwrap();
+    let reply = service.oneshot(request).await.unwrap();
+    let why = outcome(&reply).passed_through();
+    assert_eq!(why, Some(PassedThrough::Skipped));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r8_of_two_layers_the_one_that_acts_has_the_say() {
+    let official = WechatAuthLayer::new(numbered_tokens().0);
+    let wecom = WechatAuthLayer::new(numbered_tokens().0).platform(Platform::WeCom);
+    let wechat = service_fn(|_: Request<Full<Bytes>>| ready(Ok::<_, Infallible>(reply(OK))));
+    let service = official.layer(wecom.layer(wechat));
+    for (uri, why) in [
+        (API, None),
+        ("https://qyapi.weixin.qq.com/cgi-bin/user/get", None),
+        ("https://example.com/", Some(PassedThrough::Elsewhere)),
+    ] {
+        let reply = service.clone().oneshot(get(uri)).await.unwrap();
+        assert_eq!(outcome(&reply).passed_through(), why, "{uri}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r8_a_reply_that_is_watched_is_not_read_ahead() {
+    use http_body_util::BodyExt;
+    use http_body_util::channel::Channel;
+
+    let (mut sender, body) = Channel::<Bytes>::new(4);
+    let body = Arc::new(Mutex::new(Some(body)));
+    let (tokens, _) = numbered_tokens();
+    let service = WechatAuthLayer::new(tokens).layer(service_fn(move |_: Request<Full<Bytes>>| {
+        let body = body.lock().unwrap().take().unwrap();
+        ready(Ok::<_, Infallible>(Response::new(body)))
+    }));
+    // Nothing of the body is there yet, and it is handed on all the same.
+    let reply = service.oneshot(get("http://unknown/cgi-bin/user/get"));
+    let mut body = assert_ready!(task::spawn(reply).poll())
+        .unwrap()
+        .into_body();
+    for frame in [r#"{"errcode":"#, "41001", "}", "more", ""] {
+        sender.send_data(Bytes::from(frame)).await.unwrap();
+        let got = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(got, frame);
+    }
+    drop(sender);
+    assert!(body.frame().await.is_none());
+}
+
 // R9: an SDK's own token request.
+
+const APPID: &str = "wx0123456789abcdef";
+const STABLE_TOKEN: &str = "https://api.weixin.qq.com/cgi-bin/stable_token";
+
+fn stable_token_of(appid: &str) -> String {
+    format!(
+        r#"{{"grant_type":"client_credential","appid":"{appid}","secret":"s","force_refresh":false}}"#
+    )
+}
 
 #[tokio::test(start_paused = true)]
 async fn r9_token_requests_are_answered_from_the_manager() {
-    let mut scene = with_token(|layer| layer.answer_token_requests(true)).await;
+    let mut scene = with_token(|layer| layer.answer_token_requests([APPID])).await;
     for request in [
-        get(
-            "https://api.weixin.qq.com/cgi-bin/token?grant_type=client_credential&appid=a&secret=s",
-        ),
-        post("https://api.weixin.qq.com/cgi-bin/stable_token", "{}"),
+        get(format!(
+            "https://api.weixin.qq.com/cgi-bin/token?grant_type=client_credential&appid={APPID}&secret=s"
+        )),
+        post(STABLE_TOKEN, stable_token_of(APPID)),
+        post("//cgi-bin//stable_token", stable_token_of(APPID)),
     ] {
         let reply = scene.service.clone().oneshot(request).await.unwrap();
         assert!(outcome(&reply).answered());
@@ -428,12 +687,283 @@ async fn r9_a_refusal_is_answered_as_wechat_gave_it() {
     let source = source_fn(|_| async { Err(TokenError::api(40164, "invalid ip")) });
     let (inner, _handle) = mock::pair::<Request<Full<Bytes>>, Response<Full<Bytes>>>();
     let service = WechatAuthLayer::new(TokenManager::new(source))
-        .answer_token_requests(true)
+        .answer_token_requests([APPID])
         .layer(inner);
-    let request = get("https://api.weixin.qq.com/cgi-bin/token");
+    let request = get(format!(
+        "https://api.weixin.qq.com/cgi-bin/token?appid={APPID}"
+    ));
     let reply = service.oneshot(request).await.unwrap();
     let fields: serde_json::Value = serde_json::from_str(&text(reply).await).unwrap();
     assert_eq!(fields["errcode"], 40164);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r9_a_token_request_for_an_account_that_is_not_named_is_passed_on() {
+    let mut scene = with_token(|layer| layer.answer_token_requests([APPID, "wx1"])).await;
+    let token = "https://api.weixin.qq.com/cgi-bin/token";
+    let large = format!(r#"{{"appid":"{APPID}","x":"{}"}}"#, "x".repeat(65 * 1024));
+    for request in [
+        get(format!(
+            "{token}?grant_type=client_credential&appid=wxOTHER&secret=s"
+        )),
+        get(token),
+        get(format!("{token}?appid={APPID}&appid=wxOTHER")),
+        // It is named in the body there, and in the query here.
+        get(format!("{STABLE_TOKEN}?appid={APPID}")),
+        post(token, stable_token_of(APPID)),
+        post(STABLE_TOKEN, stable_token_of("wxOTHER")),
+        post(STABLE_TOKEN, ""),
+        post(STABLE_TOKEN, "{}"),
+        post(STABLE_TOKEN, &b"\xff\x00{"[..]),
+        post(STABLE_TOKEN, stable_token_of(APPID)[..50].to_owned()),
+        post(STABLE_TOKEN, large),
+    ] {
+        let (uri, body) = (request.uri().clone(), request.body().clone());
+        let call = tokio::spawn(scene.service.clone().oneshot(request));
+        let (request, respond) = scene.handle.next_request().await.unwrap();
+        assert_eq!(request.uri(), &uri);
+        let sent = text(Response::new(request.into_body())).await;
+        assert_eq!(sent, text(Response::new(body)).await);
+        respond.send_response(reply("{}"));
+        let reply = call.await.unwrap().unwrap();
+        let why = outcome(&reply).passed_through();
+        assert_eq!(why, Some(PassedThrough::TokenRequest), "{uri}");
+    }
+    assert_eq!(scene.issued(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r9_of_a_companys_applications_the_secret_tells_which() {
+    let account = AccountId::wecom("ww0", "secret");
+    let layer = |layer: WechatAuthLayer| {
+        let layer = layer.platform(Platform::WeCom);
+        layer.answer_token_requests([account])
+    };
+    let mut scene = with_token(layer).await;
+    let uri = |secret| {
+        format!("https://qyapi.weixin.qq.com/cgi-bin/gettoken?corpid=ww0&corpsecret={secret}")
+    };
+    let reply = scene.service.clone().oneshot(get(uri("secret")));
+    assert!(text(reply.await.unwrap()).await.contains("token-1"));
+    let call = tokio::spawn(scene.service.clone().oneshot(get(uri("another"))));
+    assert_eq!(scene.answer("theirs").await, None);
+    assert_eq!(text(call.await.unwrap().unwrap()).await, "theirs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn r9_with_many_accounts_the_selector_says_whose_token() {
+    let manager = |name: &'static str| {
+        TokenManager::new(source_fn(move |_| async move {
+            Ok(AccessToken::new(name, TWO_HOURS))
+        }))
+    };
+    #[derive(Clone)]
+    struct Account(&'static str);
+
+    let (shop, news) = (manager("of-shop"), manager("of-news"));
+    let service =
+        WechatAuthLayer::select(move |parts| match parts.extensions.get::<Account>()?.0 {
+            "wxshop" => Some(shop.clone()),
+            "wxnews" => Some(news.clone()),
+            _ => None,
+        })
+        .answer_token_requests(["wxshop", "wxnews", "wxgone"])
+        .layer(service_fn(|_: Request<Full<Bytes>>| {
+            ready(Ok::<_, Infallible>(reply("passed")))
+        }));
+    for (appid, expected) in [
+        ("wxshop", "of-shop"),
+        ("wxnews", "of-news"),
+        ("wxgone", "passed"),
+        ("wxother", "passed"),
+    ] {
+        let mut request = post(STABLE_TOKEN, stable_token_of(appid));
+        request
+            .extensions_mut()
+            .insert(Account(appid.to_owned().leak()));
+        let reply = service.clone().oneshot(request).await.unwrap();
+        let told = text(reply).await;
+        assert!(told.contains(expected), "{appid}: {told}");
+    }
+}
+
+type Boxed = http_body_util::combinators::UnsyncBoxBody<Bytes, io::Error>;
+
+/// A body whose frames come one by one, and who sends them.
+fn streamed() -> (mpsc::UnboundedSender<io::Result<Bytes>>, Boxed) {
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let frames = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+    let frames = futures_util::StreamExt::map(frames, |data: io::Result<Bytes>| {
+        data.map(http_body::Frame::data)
+    });
+    (sender, Boxed::new(http_body_util::StreamBody::new(frames)))
+}
+
+async fn with_boxed_bodies() -> (
+    WechatAuth<Mock<Request<Boxed>, Response<Full<Bytes>>>>,
+    Handle<Request<Boxed>, Response<Full<Bytes>>>,
+) {
+    let (tokens, _) = numbered_tokens();
+    let (inner, handle) = mock::pair();
+    let layer = WechatAuthLayer::new(tokens).answer_token_requests([APPID]);
+    (layer.layer(inner), handle)
+}
+
+#[tokio::test(start_paused = true)]
+async fn r9_a_streamed_body_is_read_till_it_names_the_account() {
+    let (service, mut handle) = with_boxed_bodies().await;
+    let (sender, body) = streamed();
+    let request = Request::post(STABLE_TOKEN).body(body).unwrap();
+    let mut call = task::spawn(service.oneshot(request));
+    for byte in stable_token_of(APPID).bytes() {
+        assert_pending!(call.poll());
+        sender.send(Ok(Bytes::copy_from_slice(&[byte]))).unwrap();
+    }
+    // Its end need not come, and nothing was sent.
+    let reply = call.await.unwrap();
+    assert!(text(reply).await.contains("token-1"));
+    drop(sender);
+    assert!(handle.next_request().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn r9_a_streamed_body_of_another_account_is_sent_on_as_it_was() {
+    use http_body::Body;
+    use http_body_util::BodyExt;
+
+    let whole = stable_token_of("wxOTHER");
+    let garbled = &whole[..whole.len() - 1];
+    for (whole, cut) in [
+        (&*whole, 0),
+        (&*whole, 1),
+        (&*whole, whole.len() / 2),
+        (&*whole, whole.len()),
+        (garbled, 7),
+        ("", 0),
+    ] {
+        let (service, mut handle) = with_boxed_bodies().await;
+        let (sender, body) = streamed();
+        let request = Request::post(STABLE_TOKEN).body(body).unwrap();
+        let call = tokio::spawn(service.oneshot(request));
+        let (one, two) = whole.split_at(cut);
+        for part in [one, two] {
+            let part = Bytes::copy_from_slice(part.as_bytes());
+            sender.send(Ok(part)).unwrap();
+            tokio::task::yield_now().await;
+        }
+        drop(sender);
+        let (request, respond) = handle.next_request().await.unwrap();
+        // Nobody knew its length before, and nobody does now.
+        assert_eq!(request.body().size_hint().exact(), None, "{cut}");
+        assert!(!request.body().is_end_stream(), "{cut}");
+        let sent = request.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(sent, whole, "{cut}");
+        respond.send_response(reply("{}"));
+        call.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r9_a_body_that_fails_while_it_is_read_fails_in_the_client() {
+    use http_body_util::BodyExt;
+
+    let (service, mut handle) = with_boxed_bodies().await;
+    let (sender, body) = streamed();
+    sender.send(Ok(Bytes::from(r#"{"appid":"#))).unwrap();
+    sender.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
+    let request = Request::post(STABLE_TOKEN).body(body).unwrap();
+    let call = tokio::spawn(service.oneshot(request));
+    let (request, respond) = handle.next_request().await.unwrap();
+    let mut body = request.into_body();
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first, r#"{"appid":"#);
+    let error = body.frame().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    respond.send_error(io::Error::other("the body failed"));
+    assert!(call.await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn r9_of_an_endless_body_so_much_is_read_and_no_more() {
+    use http_body_util::BodyExt;
+
+    let (service, mut handle) = with_boxed_bodies().await;
+    let (sender, body) = streamed();
+    let request = Request::post(STABLE_TOKEN).body(body).unwrap();
+    let call = tokio::spawn(service.oneshot(request));
+    let mut sent = vec![b' '; 100];
+    sender.send(Ok(Bytes::from(sent.clone()))).unwrap();
+    for _ in 0..70 {
+        let more = vec![b'\n'; 1024];
+        sent.extend_from_slice(&more);
+        sender.send(Ok(Bytes::from(more))).unwrap();
+    }
+    let (request, respond) = handle.next_request().await.unwrap();
+    drop(sender);
+    let got = request.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(got, sent);
+    respond.send_response(reply("{}"));
+    call.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_readiness_is_given_back_while_a_token_requests_body_is_read() {
+    let (tokens, _) = numbered_tokens();
+    let wechat = service_fn(|_: Request<Boxed>| ready(Ok::<_, Infallible>(reply("passed"))));
+    let service = ServiceBuilder::new()
+        .layer(WechatAuthLayer::new(tokens).answer_token_requests([APPID]))
+        .concurrency_limit(1)
+        .service(wechat);
+    let (sender, body) = streamed();
+    let request = Request::post(STABLE_TOKEN).body(body).unwrap();
+    let mut asking = task::spawn(service.clone().oneshot(request));
+    assert_pending!(asking.poll());
+    // The one place is free.
+    let request = Request::get(API).body(streamed().1).unwrap();
+    let other = service.clone().oneshot(request);
+    assert_eq!(text(other.await.unwrap()).await, "passed");
+    // It waits for its place again.
+    sender.send(Ok(Bytes::from("{}"))).unwrap();
+    drop(sender);
+    assert_eq!(text(asking.await.unwrap()).await, "passed");
+}
+
+#[tokio::test]
+async fn r9_on_the_wire_a_passed_token_request_has_the_framing_that_it_had() {
+    use axum::Router;
+    use axum::http::HeaderMap;
+
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let theirs = async move |headers: HeaderMap, body: Bytes| {
+        tell.send((headers, body)).unwrap();
+        "theirs"
+    };
+    let origin = serve(Router::new().fallback(theirs)).await;
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .build_http::<Boxed>();
+    let layer = WechatAuthLayer::new(numbered_tokens().0).api_origin(&origin);
+    let service = layer.answer_token_requests([APPID]).layer(client);
+    let json = stable_token_of("wxOTHER");
+    for streams in [false, true] {
+        let body = match streams {
+            true => {
+                let (sender, body) = streamed();
+                sender.send(Ok(json.clone().into())).unwrap();
+                body
+            }
+            false => {
+                use http_body_util::BodyExt;
+                Boxed::new(Full::<Bytes>::from(json.clone()).map_err(|never| match never {}))
+            }
+        };
+        let request = Request::post(format!("{origin}/cgi-bin/stable_token"));
+        let reply = service.clone().oneshot(request.body(body).unwrap());
+        assert_eq!(text(reply.await.unwrap()).await, "theirs");
+        let (headers, body) = told.recv().await.unwrap();
+        assert_eq!(body, json);
+        assert_eq!(headers.contains_key("transfer-encoding"), streams);
+        assert_eq!(headers.contains_key("content-length"), !streams);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -640,23 +1170,48 @@ async fn r3_a_reply_that_stalls_with_bytes_after_its_object_is_handed_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_url_too_long_for_a_token_is_passed_on_and_is_no_panic() {
+async fn r1_a_uri_too_long_for_a_token_is_refused_and_not_sent_with_anothers() {
     let long = source_fn(|_| async { Ok(AccessToken::new("x".repeat(512), TWO_HOURS)) });
-    let service = WechatAuthLayer::new(TokenManager::new(long)).layer(service_fn(
-        |request: Request<Full<Bytes>>| {
-            let token = token_in(&request).unwrap_or_default();
-            ready(Ok::<_, Infallible>(reply(token)))
-        },
-    ));
+    let tokens = TokenManager::new(long);
+    let (inner, mut handle) = mock::pair::<Request<Full<Bytes>>, Response<Full<Bytes>>>();
+    let service = WechatAuthLayer::new(tokens.clone()).layer(inner);
+    let stale = format!("{API}?access_token=stale&q={}", "x".repeat(65_400));
+    // Once the token has to be waited for, once it is there.
+    for cached in [false, true] {
+        assert_eq!(tokens.cached().is_some(), cached);
+        let error = service.clone().oneshot(get(&stale)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UriTooLong);
+        assert!(!error.is_token() && error.token_error().is_none());
+        let told = told(&error) + &error.get_ref().to_string();
+        assert!(
+            told.contains("not sent") && told.contains("put less"),
+            "{told}"
+        );
+        assert!(!told.contains("stale") && !told.contains("xxx"));
+    }
+    drop(service);
+    assert!(handle.next_request().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn r5_a_new_token_that_does_not_fit_gives_the_caller_wechats_own_reply() {
+    let source = source_fn(|rejected: Option<AccessToken>| async move {
+        let length = if rejected.is_some() { 512 } else { 16 };
+        Ok(AccessToken::new("x".repeat(length), TWO_HOURS))
+    });
+    let (inner, mut handle) = mock::pair::<Request<Full<Bytes>>, Response<Full<Bytes>>>();
+    let service = WechatAuthLayer::new(TokenManager::new(source)).layer(inner);
     let uri = format!("{API}?q={}", "x".repeat(65_400));
-    assert_eq!(
-        text(service.clone().oneshot(get(&uri)).await.unwrap()).await,
-        ""
-    );
-    assert_eq!(
-        text(service.oneshot(get(API)).await.unwrap()).await.len(),
-        512
-    );
+    let call = tokio::spawn(service.oneshot(get(uri)));
+    let (_, respond) = handle.next_request().await.unwrap();
+    respond.send_response(reply(REJECTED));
+    let reply = call.await.unwrap().unwrap();
+    let outcome = outcome(&reply);
+    assert!(outcome.refreshed() && !outcome.replayed());
+    let why = outcome.not_replayed();
+    assert!(matches!(why, Some(NotReplayed::UriTooLong)), "{why:?}");
+    assert_eq!(text(reply).await, REJECTED);
+    assert!(handle.next_request().await.is_none());
 }
 
 #[tokio::test(start_paused = true)]

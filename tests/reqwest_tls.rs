@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use support::*;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -21,17 +22,19 @@ use tower_wechat::{
 
 const HOST: &str = "api.weixin.qq.com";
 
+/// A certificate for `HOST`, and its key.
+const TLS: &[u8] = include_bytes!("support/tls.pem");
+
 /// A server at `HOST` that hands everything on to the mock, and the certificate to trust.
 async fn behind_tls(wechat: SocketAddr) -> (SocketAddr, CertificateDer<'static>) {
-    let signed = rcgen::generate_simple_self_signed([HOST.to_owned()]).unwrap();
-    let certificate = signed.cert.der().clone();
-    let key = PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der());
+    let certificate = CertificateDer::from_pem_slice(TLS).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(TLS).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.clone()], key.into())
+        .with_single_cert(vec![certificate.clone()], key)
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -5,16 +5,19 @@ mod support;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::http::{HeaderMap, header::REFERER};
 use axum::response::Redirect;
 use futures_util::future::join_all;
+use hyper_util::rt::TokioExecutor;
 use reqwest_0_12::Client;
-use support::{calm, nobody, serve, tokens_of};
+use support::{calm, hyper, nobody, serve, tokens_of};
 use tokio::sync::mpsc;
 use tower::Layer;
 use tower::layer::layer_fn;
 use tower_wechat::mock::{Failure, MockWechat};
 use tower_wechat::reqwest_0_12::{ReqwestAuth, ReqwestAuthLayer, client_builder};
+use tower_wechat::server::Gateway;
 use tower_wechat::{ClientCredential, TokenManager, WechatAuthLayer};
 use wechat_mp_sdk::api::{MediaType, Message, TextMessage};
 use wechat_mp_sdk::types::{AppId, AppSecret};
@@ -54,7 +57,7 @@ fn layer(wechat: &MockWechat, client: Client, base_url: &str) -> ReqwestAuthLaye
         .issue_timeout(Duration::from_secs(1))
         .build();
     let layer = WechatAuthLayer::new(tokens).api_origin(wechat.url());
-    ReqwestAuthLayer::new(layer.answer_token_requests(true))
+    ReqwestAuthLayer::new(layer.answer_token_requests([wechat.appid()]))
 }
 
 /// The SDK with a client of ours: it wraps its own into whatever it is given, and that wraps nothing.
@@ -186,7 +189,7 @@ async fn a_redirect_takes_no_referer_along_from_a_client_of_ours() {
 
     let wechat = wechat().await;
     let layer = WechatAuthLayer::new(tokens_of(&wechat)).api_origin(&origin);
-    let layer = ReqwestAuthLayer::new(layer.answer_token_requests(true));
+    let layer = ReqwestAuthLayer::new(layer.answer_token_requests([wechat.appid()]));
     let client = client_builder().build().unwrap();
     let sdk = sdk(&wechat).base_url(origin);
     let sdk = in_place_of_its_client(sdk, layer.layer(client));
@@ -247,4 +250,59 @@ async fn what_is_none_of_the_layers_business_the_sdk_reports_as_ever() {
         assert!(error.is_transient());
         send(&sdk, "o").await.unwrap();
     }
+}
+
+/// The SDK at a gateway that asks `wechat` for tokens with `secret`.
+async fn at_a_gateway(wechat: &MockWechat, secret: &str) -> WechatMpBuilder {
+    const CLIENT_SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    let source = ClientCredential::new(hyper(), wechat.appid(), secret).base_url(wechat.url());
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+    let gateway = Gateway::builder(http.build_http::<Body>())
+        .upstream(wechat.url())
+        .account(wechat.appid(), TokenManager::new(source))
+        .client("crm", CLIENT_SECRET);
+    WechatMp::builder()
+        .appid(AppId::new(wechat.appid()).unwrap())
+        .secret(AppSecret::new(CLIENT_SECRET).unwrap())
+        .base_url(serve(gateway.build().unwrap()).await)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s1_what_is_the_gateways_to_say_it_neither_repeats_nor_takes_for_the_death_of_its_token() {
+    let wechat = wechat().await;
+    let messages = |wechat: &MockWechat| {
+        let requests = wechat.requests();
+        let sent = requests
+            .iter()
+            .filter(|request| request.path() == "/cgi-bin/message/custom/send");
+        sent.count()
+    };
+    let sdk = at_a_gateway(&wechat, wechat.secret())
+        .await
+        .build()
+        .unwrap();
+
+    // A second rejection with a new token: the call and its replay, and no more.
+    wechat.reject_every_token(Some(40001));
+    assert_eq!(errcode(send(&sdk, "o").await), 59_900_502);
+    assert_eq!(messages(&wechat), 2);
+    wechat.reject_every_token(None);
+
+    // A connection that ends before the reply: it may have been a message.
+    wechat.clear();
+    wechat.fail_next(Failure::ApiDisconnect);
+    assert_eq!(errcode(send(&sdk, "o").await), 59_900_502);
+    assert_eq!(messages(&wechat), 1);
+
+    // The account's own wrong secret. The SDK asks once for its token, which is the gateway's.
+    wechat.clear();
+    let sdk = at_a_gateway(&wechat, "not the AppSecret")
+        .await
+        .build()
+        .unwrap();
+    assert_eq!(errcode(send(&sdk, "o").await), 59_900_502);
+    assert_eq!(messages(&wechat), 0);
+    // One for the token that is kept fresh; the refusal is remembered.
+    assert_eq!(wechat.token_requests().started, 1);
 }

@@ -17,8 +17,8 @@ use support::*;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_wechat::mock::{Failure, MockWechat};
 use tower_wechat::{
-    AccessToken, ClientCredential, StableToken, TokenError, TokenManager, WeComCredential,
-    WechatAuthLayer, source_fn,
+    AccessToken, AccountId, ClientCredential, StableToken, TokenError, TokenManager,
+    WeComCredential, WechatAuthLayer, source_fn,
 };
 
 const SECRET: &str = "S3CRETs3cretS3CRETs3cret";
@@ -201,7 +201,14 @@ async fn no_public_type_tells_a_secret_by_debug() {
         &service,
         &future,
         &Some(tokens.keep_fresh()),
-        &TokenError::other(Leaky { url: SECRET.into() }),
+        &TokenError::transport(Leaky { url: SECRET.into() }),
+        &TokenError::other(Leaky {
+            url: format!("https://h/?secret={SECRET}"),
+        }),
+        &AccountId::wecom("ww0", SECRET),
+        &layer
+            .clone()
+            .answer_token_requests([AccountId::wecom("ww0", SECRET)]),
     ] {
         told += &format!("{debug:?}\n{debug:#?}\n");
     }
@@ -216,9 +223,9 @@ async fn the_token_an_sdk_asked_for_is_in_no_log() {
         Ok(AccessToken::new(token, TWO_HOURS))
     }));
     let service = WechatAuthLayer::new(tokens)
-        .answer_token_requests(true)
+        .answer_token_requests(["wx0"])
         .layer(hyper());
-    let request = get("https://api.weixin.qq.com/cgi-bin/token");
+    let request = get("https://api.weixin.qq.com/cgi-bin/token?appid=wx0");
     let reply = service.oneshot(request).await.unwrap();
     assert!(text(reply).await.contains(token));
     assert!(!recorded().contains(token));

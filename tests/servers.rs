@@ -602,6 +602,7 @@ async fn large_bodies_pass_in_constant_memory() {
         "{}/cgi-bin/media/upload?type=image&access_token={token}",
         serving.url
     );
+    take_any_upload(&wechat);
     let picture = vec![b'x'; 20_000_000];
     let reply = text(hyper().request(post(uri, picture)).await.unwrap()).await;
     assert!(reply.contains("media-"), "{reply}");

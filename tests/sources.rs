@@ -233,13 +233,35 @@ async fn a_wrong_appid_or_secret_is_told_once_and_without_the_secret() {
 async fn an_address_that_is_not_allowed_comes_with_advice() {
     let wechat = MockWechat::start().await;
     wechat.deny_address(true);
-    for tokens in [plain(&wechat), stable(&wechat), wecom(&wechat)] {
+    for tokens in [plain(&wechat), stable(&wechat)] {
         let error = tokens.token().await.unwrap_err();
         assert_eq!(error.errcode(), Some(40164));
         let text = error.to_string();
         assert!(text.contains("invalid ip 127.0.0.1"), "{text}");
-        assert!(text.contains("IP allow-list"), "{text}");
+        assert!(
+            text.contains("put 127.0.0.1 on the account's IP allow-list"),
+            "{text}"
+        );
     }
+    let error = wecom(&wechat).token().await.unwrap_err();
+    assert_eq!(error.errcode(), Some(60020));
+    let advice = error.advice().unwrap();
+    assert_eq!(
+        advice,
+        "put 127.0.0.1 on the application's list of trusted addresses"
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_secret_of_wecom_is_called_a_corpsecret() {
+    let wechat = MockWechat::start().await;
+    let source = WeComCredential::new(http(), wechat.appid(), SECRET).base_url(wechat.url());
+    let error = TokenManager::new(source).token().await.unwrap_err();
+    assert_eq!(error.errcode(), Some(40001));
+    assert!(
+        error.to_string().contains("the corpsecret is wrong"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -359,7 +381,7 @@ async fn bad_token_replies_are_clear_errors_and_the_next_call_is_well() {
             "expires_in is not a number",
         ),
         (
-            br#"{"access_token":"SEEN","expires_in":"7200"}"#,
+            br#"{"access_token":"SEEN","expires_in":"2 h"}"#,
             "expires_in is not a number",
         ),
         (
@@ -429,6 +451,23 @@ async fn odd_token_replies_that_are_fine_are_fine() {
         wechat.fail_next(Failure::TokenBody(reply.into()));
         assert_eq!(plain(&wechat).token().await.unwrap().secret(), secret);
     }
+}
+
+#[cfg(feature = "decompression")]
+#[tokio::test]
+async fn a_token_reply_in_gzip_is_read() {
+    use std::io::Write;
+
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(granted("t").as_bytes()).unwrap();
+    let body = Bytes::from(gzip.finish().unwrap());
+    let http = service_fn(move |_: Request<Full<Bytes>>| {
+        let reply = Response::builder().header(header::CONTENT_ENCODING, "gzip");
+        let reply = reply.body(Full::new(body.clone())).unwrap();
+        async move { Ok::<_, Infallible>(reply) }
+    });
+    let source = ClientCredential::new(http, "wx1", SECRET);
+    assert_eq!(source.issue(None).await.unwrap().secret(), "t");
 }
 
 #[tokio::test]
@@ -787,9 +826,25 @@ async fn stable_token_forces_at_most_once_in_30_s() {
     sleep(Duration::from_millis(29_900)).await;
     assert_eq!(tokens.refresh(&rejected).await.unwrap(), rejected);
     assert_eq!(desk.forced(), [false, false, true, false]);
-    sleep(Duration::from_millis(200)).await;
+    // The manager pauses for two seconds when it has got the same token twice.
+    sleep(secs(2)).await;
     assert_eq!(tokens.refresh(&rejected).await.unwrap(), rejected);
     assert_eq!(desk.forced(), [false, false, true, false, false, true]);
+}
+
+// Two managers of one process, as two layers that were set up apart.
+#[tokio::test(start_paused = true)]
+async fn m6_stable_token_clones_share_what_wechat_forces_in_a_day() {
+    let desk = Desk::giving(vec!["t"; 10_000]);
+    let source = StableToken::new(desk.http(), "a", "b");
+    let rejected = AccessToken::new("t", secs(7200));
+    for _ in 0..24 * 60 {
+        let _ = source.issue(Some(&rejected)).await;
+        let _ = source.clone().issue(Some(&rejected)).await;
+        sleep(secs(60)).await;
+    }
+    let forced = desk.forced().into_iter().filter(|forced| *forced).count();
+    assert!((17..=18).contains(&forced), "{forced}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -176,6 +176,7 @@ async fn a_client_with_axums_body_is_wrapped_as_it_is() {
     use hyper_util::rt::TokioExecutor;
 
     let wechat = wechat().await;
+    take_any_upload(&wechat);
     let http = Client::builder(TokioExecutor::new()).build_http::<axum::body::Body>();
     let service = layer_of(&wechat).layer(http);
     for _ in 0..2 {
@@ -196,6 +197,7 @@ async fn http_1_clients_send_a_body_in_memory_with_its_length() {
     use hyper_util::rt::TokioExecutor;
 
     let wechat = wechat().await;
+    take_any_upload(&wechat);
     let http = Client::builder(TokioExecutor::new())
         .build_http::<BoxBody<Bytes, std::convert::Infallible>>();
     let service = layer_of(&wechat).layer(http);

@@ -13,7 +13,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use support::*;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_wechat::WechatAuthLayer;
+use tower_wechat::{Platform, WechatAuthLayer};
 
 fn lines(text: String) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
@@ -84,4 +84,122 @@ async fn each_trouble_is_one_warning_however_many_calls_it_befalls() {
     assert!(warnings[0].contains("use https"), "{warnings:#?}");
     let what = "answer_token_requests";
     assert!(warnings[1].contains(what), "{warnings:#?}");
+
+    // R8: what passed without a token and should have had one.
+    for (uri, answer, told) in [
+        (
+            "http://proxy.corp:8080/wx/cgi-bin/user/get?secret=hush",
+            MISSING,
+            "add .api_origin(\"http://proxy.corp:8080\")",
+        ),
+        (
+            "https://qyapi.weixin.qq.com/cgi-bin/user/get?secret=hush",
+            OK,
+            "add .platform(Platform::WeCom)",
+        ),
+        (
+            "https://qyapi.weixin.qq.com/cgi-bin/user/get",
+            MISSING,
+            "add .platform(Platform::WeCom)",
+        ),
+        (
+            "https://api.weixin.qq.com/sns/userinfo",
+            MISSING,
+            "the path takes another token",
+        ),
+        (
+            "https://api.weixin.qq.com/cgi-bin/nobodys",
+            MISSING,
+            "select names no account",
+        ),
+    ] {
+        let service = answering(answer);
+        for _ in 0..100 {
+            text(service.clone().oneshot(get(uri)).await.unwrap()).await;
+        }
+        let warnings = lines(recorded.take());
+        assert_eq!(warnings.len(), 1, "{uri}: {warnings:#?}");
+        assert!(warnings[0].contains(told), "{uri}: {warnings:#?}");
+        let host = get(uri).uri().host().unwrap().to_owned();
+        assert!(warnings[0].contains(&host), "{warnings:#?}");
+        assert!(!warnings[0].contains("hush"), "{warnings:#?}");
+    }
+
+    // And what is none: the caller's own token, other answers, other calls of the other platform's.
+    for (uri, answer) in [
+        (
+            "http://proxy.corp/cgi-bin/user/get?access_token=own",
+            MISSING,
+        ),
+        ("http://proxy.corp/x?component_access_token=own", MISSING),
+        ("http://proxy.corp/cgi-bin/user/get", OK),
+        ("http://proxy.corp/cgi-bin/user/get", REJECTED),
+        (
+            "http://proxy.corp/cgi-bin/user/get",
+            r#"[{"errcode":41001}]"#,
+        ),
+        (
+            "http://proxy.corp/cgi-bin/user/get",
+            r#"{"x":{"errcode":41001}}"#,
+        ),
+        ("http://proxy.corp/cgi-bin/user/get", r#"{"errcode":41001"#),
+        (
+            "https://qyapi.weixin.qq.com/cgi-bin/user/get?access_token=own",
+            OK,
+        ),
+        ("https://qyapi.weixin.qq.com/cgi-bin/gettoken?corpid=a", OK),
+        ("https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=k", OK),
+        ("https://mp.weixin.qq.com/s?__biz=a", "<html>"),
+    ] {
+        text(answering(answer).oneshot(get(uri)).await.unwrap()).await;
+        let warnings = lines(recorded.take());
+        assert!(warnings.is_empty(), "{uri}: {warnings:#?}");
+    }
+
+    // A file that holds such words is somebody's content, and a large reply is none of these.
+    for padding in [0, 300] {
+        let (tokens, _) = numbered_tokens();
+        let wechat = service_fn(move |_: Request<Full<Bytes>>| {
+            let body = format!("{MISSING}{}", " ".repeat(padding));
+            let reply = match padding {
+                0 => Response::builder().header("content-disposition", "attachment"),
+                _ => Response::builder(),
+            };
+            ready(Ok::<_, Infallible>(
+                reply.body(Full::<Bytes>::from(body)).unwrap(),
+            ))
+        });
+        let service = WechatAuthLayer::new(tokens).layer(wechat);
+        text(service.oneshot(get("http://proxy.corp/x")).await.unwrap()).await;
+        let warnings = lines(recorded.take());
+        assert!(warnings.is_empty(), "{warnings:#?}");
+    }
+
+    // One client for two platforms: each layer leaves to the other what is the other's.
+    let wecom = WechatAuthLayer::new(numbered_tokens().0).platform(Platform::WeCom);
+    for uri in [API, "https://qyapi.weixin.qq.com/cgi-bin/user/get"] {
+        let service = wecom.layer(answering(OK));
+        text(service.oneshot(get(uri)).await.unwrap()).await;
+        let warnings = lines(recorded.take());
+        assert!(warnings.is_empty(), "{uri}: {warnings:#?}");
+    }
+}
+
+const MISSING: &str = r#"{"errcode":41001,"errmsg":"access_token missing rid: 66f0-1a2b-3c4d"}"#;
+
+/// A service for an official account, that answers everything so.
+fn answering(
+    answer: &'static str,
+) -> impl tower::Service<
+    Request<Full<Bytes>>,
+    Response = Response<impl http_body::Body<Data = Bytes, Error = Infallible> + Unpin>,
+    Error = tower_wechat::Error,
+> + Clone {
+    let (tokens, _) = numbered_tokens();
+    let layer = WechatAuthLayer::select(move |parts| {
+        (parts.uri.path() != "/cgi-bin/nobodys").then(|| tokens.clone())
+    });
+    layer.layer(service_fn(move |_: Request<Full<Bytes>>| {
+        ready(Ok::<_, Infallible>(reply(answer)))
+    }))
 }

@@ -8,12 +8,17 @@ use std::collections::HashMap;
 use std::process::Stdio;
 use std::time::Duration;
 
+use axum::body::Body;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use support::programs::{APPID, CLIENT_SECRET, SECRET, Serving, server};
 use support::*;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
-use tower_wechat::mock::MockWechat;
+use tower_wechat::mock::{Failure, MockWechat};
+use tower_wechat::server::Gateway;
+use tower_wechat::{ClientCredential, TokenManager};
 
 const CALLS: usize = 200;
 
@@ -117,13 +122,13 @@ fn assert_sent_once(told: &Told, wechat: &MockWechat) {
     assert_eq!(sent.len(), CALLS / 2);
 }
 
-/// wechatpy sends a file that it has sent before as an empty one, and is told that all is well.
+/// wechatpy sends a file that it has sent before as an empty one, and gets 44001 for it.
 fn uploads_that_came_empty(wechat: &MockWechat) -> usize {
     let requests = wechat.requests();
     let uploads = requests.iter().filter(|request| {
-        request.path() == "/cgi-bin/media/upload" && request.errcode() == Some(0)
+        request.path() == "/cgi-bin/media/upload" && request.errcode() == Some(44001)
     });
-    uploads.filter(|upload| upload.body_len() < 10_000).count()
+    uploads.count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,4 +186,74 @@ async fn at_the_token_server_all_threads_have_one_token() {
     assert_eq!(told.well(), CALLS, "{told:?}");
     assert_sent_once(&told, &wechat);
     assert_eq!(wechat.token_requests().started, 1);
+}
+
+/// One message by wechatpy.
+#[derive(Debug, Deserialize)]
+struct OneCall {
+    errcode: i64,
+    errmsg: String,
+    asked: Vec<String>,
+}
+
+async fn one_call(python: &str, base_url: &str) -> OneCall {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wechatpy/one_call.py");
+    let output = Command::new(python)
+        .args([script, base_url, APPID, CLIENT_SECRET])
+        .output()
+        .await
+        .expect("WECHATPY_PYTHON is a Python");
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// A gateway that asks `wechat` for tokens with `secret`.
+async fn gateway_of(wechat: &MockWechat, secret: &str) -> String {
+    let source = ClientCredential::new(hyper(), APPID, secret).base_url(wechat.url());
+    let http = Client::builder(TokioExecutor::new()).build_http::<Body>();
+    let gateway = Gateway::builder(http)
+        .upstream(wechat.url())
+        .account(APPID, TokenManager::new(source))
+        .client("crm", CLIENT_SECRET);
+    serve(gateway.build().unwrap()).await
+}
+
+const ONCE: [&str; 2] = ["/cgi-bin/token", "/cgi-bin/message/custom/send"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s1_what_is_the_gateways_to_say_it_neither_repeats_nor_takes_for_the_death_of_its_token() {
+    let Some(python) = python() else { return };
+    let wechat = MockWechat::builder().account(APPID, SECRET).start().await;
+    let gateway = gateway_of(&wechat, SECRET).await;
+
+    // A second rejection with a new token.
+    wechat.reject_every_token(Some(40001));
+    let told = one_call(&python, &gateway).await;
+    assert_eq!(
+        (told.errcode, &told.asked[..]),
+        (59_900_502, &ONCE.map(String::from)[..]),
+        "{told:?}"
+    );
+    assert!(told.errmsg.contains("40001"), "{told:?}");
+    wechat.reject_every_token(None);
+
+    // A connection that ends before the reply: it may have been a message.
+    wechat.fail_next(Failure::ApiDisconnect);
+    let told = one_call(&python, &gateway).await;
+    assert_eq!(
+        (told.errcode, &told.asked[..]),
+        (59_900_502, &ONCE.map(String::from)[..]),
+        "{told:?}"
+    );
+    assert!(told.errmsg.contains("may have acted"), "{told:?}");
+
+    // The account's own wrong secret.
+    let gateway = gateway_of(&wechat, "not the AppSecret").await;
+    let told = one_call(&python, &gateway).await;
+    assert_eq!(
+        (told.errcode, &told.asked[..]),
+        (59_900_502, &ONCE.map(String::from)[..]),
+        "{told:?}"
+    );
+    assert!(told.errmsg.contains("not sent"), "{told:?}");
 }

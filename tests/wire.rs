@@ -30,6 +30,7 @@ async fn revoked(limit: usize) -> (MockWechat, Uploads) {
     layer.layer(hyper()).oneshot(get(uri)).await.unwrap();
     wechat.revoke();
     wechat.clear();
+    take_any_upload(&wechat);
     let http = Client::builder(TokioExecutor::new()).build_http();
     (wechat, layer.layer(http))
 }

@@ -14,12 +14,17 @@ use super::{STABLE_TOKEN_PATH, TOKEN, USERS, stable_token_body, token_path, toke
 pub(super) fn all() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        for server in ["bare_token", "token_server", "token_server_counting"] {
+        for server in [
+            "bare_token",
+            "token_server",
+            "token_server_by_serve",
+            "token_server_counting",
+        ] {
             token_endpoints(&Server::start(server, None)).await;
         }
         let upstream = Server::start("upstream", None);
         proxy(&Server::start("bare_proxy", Some(&upstream)), TOKEN).await;
-        for server in ["gateway", "gateway_counting"] {
+        for server in ["gateway", "gateway_by_serve", "gateway_counting"] {
             let gateway = Server::start(server, Some(&upstream));
             proxy(&gateway, &opaque_token(&gateway).await).await;
         }

@@ -23,7 +23,11 @@ async fn token_endpoints() {
         ("axum alone", Server::start("bare_token", None)),
         ("`TokenServer`", Server::start("token_server", None)),
         (
-            "the same, counting for Prometheus",
+            "the same by `serve`",
+            Server::start("token_server_by_serve", None),
+        ),
+        (
+            "`TokenServer`, counting for Prometheus",
             Server::start("token_server_counting", None),
         ),
     ];
@@ -45,18 +49,22 @@ async fn proxies() {
     let upstream = Server::start("upstream", None);
     let bare = Server::start("bare_proxy", Some(&upstream));
     let gateway = Server::start("gateway", Some(&upstream));
+    let by_serve = Server::start("gateway_by_serve", Some(&upstream));
     let counting = Server::start("gateway_counting", Some(&upstream));
     let nginx = nginx::start(&upstream).await;
 
     let opaque = check::opaque_token(&gateway).await;
-    for (server, token) in [(&bare, TOKEN), (&gateway, &opaque), (&counting, &opaque)] {
-        check::proxy(server, token).await;
+    let ours = [&gateway, &by_serve, &counting];
+    check::proxy(&bare, TOKEN).await;
+    for server in ours {
+        check::proxy(server, &opaque).await;
     }
     let users = Ask::Get(check::users_path(&opaque));
     let mut servers = vec![
         ("a reverse proxy of axum and hyper-util alone", &bare),
         ("`Gateway`", &gateway),
-        ("the same, counting for Prometheus", &counting),
+        ("the same by `serve`", &by_serve),
+        ("`Gateway`, counting for Prometheus", &counting),
     ];
     match &nginx {
         Some(nginx) => {

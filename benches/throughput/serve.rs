@@ -12,22 +12,37 @@ use hyper_util::rt::TokioExecutor;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
-use tower_wechat::server::{Gateway, ServerBuilder, TokenServer};
+use tower_wechat::server::{Bounds, Gateway, ServerBuilder, TokenServer, serve};
 use tower_wechat::{AccessToken, TokenManager, source_fn};
 
 use super::{APPID, SECRET, TOKEN, USERS, bare};
+
+/// Behind the name of a server: not by `axum::serve`, but by this crate's.
+const BY_SERVE: &str = "_by_serve";
 
 /// Serves until the standard input ends: whoever started it is gone then.
 pub(super) fn run(server: &str, upstream: &str) {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let router = router(server, upstream).into_make_service_with_connect_info::<SocketAddr>();
+        let (server, by_axum) = match server.strip_suffix(BY_SERVE) {
+            Some(server) => (server, false),
+            None => (server, true),
+        };
+        let router = router(server, upstream);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", listener.local_addr().expect("an address"));
         let mut input = tokio::io::stdin();
+        let served = async {
+            if by_axum {
+                let router = router.into_make_service_with_connect_info::<SocketAddr>();
+                axum::serve(listener, router).await.expect("no end");
+            } else {
+                serve(listener, router, Bounds::default()).await;
+            }
+        };
         tokio::select! {
-            served = axum::serve(listener, router) => served.expect("no end"),
+            () = served => {}
             _ended = input.read_u8() => {}
         }
     });

@@ -1,24 +1,23 @@
 //! What `token_server` and `gateway` have in common: their arguments, their configuration, and how they are served.
 
-use std::future::pending;
+use std::future::{IntoFuture, pending};
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum_server::Handle;
-use axum_server::accept::NoDelayAcceptor;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rustls::crypto::ring;
+use tokio::net::TcpListener;
 use tokio::signal;
+use tokio::sync::oneshot;
 use tower_wechat::redis::RedisTokens;
-use tower_wechat::server::ServerBuilder;
+use tower_wechat::server::{ServerBuilder, serve};
 use tower_wechat::{ClientCredential, StableToken, TokenManager, TokenSource};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
@@ -105,24 +104,14 @@ impl Settings {
         try_it: impl FnOnce(&str, &str),
     ) -> Result<(), Failure> {
         let listen = &self.listen;
-        let listener = TcpListener::bind(listen);
+        let listener = TcpListener::bind(listen).await;
         let listener = listener.map_err(|error| match error.kind() {
             ErrorKind::AddrInUse => format!("cannot listen on {listen}: something else does"),
             _ => format!("cannot listen on {listen}, which should be as 0.0.0.0:8080 is: {error}"),
         })?;
         let url = format!("http://{}", listener.local_addr()?);
-        let handle = Handle::new();
-        let mut server = axum_server::from_tcp(listener)?
-            .acceptor(NoDelayAcceptor::new())
-            .handle(handle.clone())
-            // Who connects and says nothing, or says it byte by byte, holds a connection. Later, when it is one that is
-            // kept for the next call, it may be silent for longer than clients keep theirs.
-            .first_request_timeout(Duration::from_secs(10));
-        server
-            .http_builder()
-            .http1()
-            .header_read_timeout(Duration::from_secs(75))
-            .max_buf_size(64 * 1024);
+        // The usual limit is 1024 open files, and more are there for the asking.
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
         println!("listening on {url}");
         let (accounts, clients) = (self.accounts.len(), self.clients.len());
         tracing::info!(accounts, clients, wechat = self.base_url, "serving");
@@ -136,17 +125,22 @@ impl Settings {
                 ),
             );
         }
-        tokio::spawn(async move {
+        // A download may take its time, and a container is killed after 30 s: the bounds have 25 s for it.
+        let (stop, stopping) = oneshot::channel();
+        let serving = serve(listener, router, self.bounds.clone()).until(async {
+            let _ = stopping.await;
+        });
+        let told_twice = async {
             stopped().await;
             tracing::info!("stopping, when what is under way is done, in 25 s at the latest");
-            // A download may take its time, and a container is killed after 30 s.
-            handle.graceful_shutdown(Some(Duration::from_secs(25)));
+            let _ = stop.send(());
             stopped().await;
-            handle.shutdown();
-        });
-        // With the addresses of clients, for the log.
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        Ok(server.serve(service).await?)
+        };
+        tokio::select! {
+            () = serving.into_future() => {}
+            () = told_twice => {}
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use lexopt::ValueExt;
 use serde::Deserialize;
 use tower_wechat::mock::MockWechat;
+use tower_wechat::server::Bounds;
 
 use crate::support::{Account, Failure, origin, variable};
 
@@ -27,6 +28,10 @@ The configuration is TOML:
   # The gateway's, the same at each replica: openssl rand -hex 32. While it changes, the former ones are still taken.
   signing_key = "env:SIGNING_KEY"
   # former_signing_keys = []
+  # How many connections it takes. Two open files for each, and the process must be allowed these.
+  # connections = 2048
+  # Of one address. Only where clients connect themselves: behind a balancer or a proxy all have the same.
+  # connections_by_address = 100
 
   [[account]]
   appid = "wx0123456789abcdef"
@@ -63,6 +68,7 @@ pub(crate) struct Settings {
     pub(crate) clients: Vec<ClientSettings>,
     pub(crate) signing_key: Option<String>,
     pub(crate) former_signing_keys: Vec<String>,
+    pub(crate) bounds: Bounds,
     /// The WeChat in this process, where nothing was told.
     pub(crate) mock: Option<MockWechat>,
 }
@@ -103,6 +109,8 @@ struct File {
     signing_key: Option<String>,
     #[serde(default)]
     former_signing_keys: Vec<String>,
+    connections: Option<usize>,
+    connections_by_address: Option<usize>,
     #[serde(default)]
     account: Vec<AccountSettings>,
     #[serde(default)]
@@ -157,6 +165,13 @@ impl Settings {
         let base_url = base_url.map_err(|_| {
             format!("{path}: base_url must be http:// or https://, a host, and maybe a port")
         })?;
+        let mut bounds = Bounds::default();
+        if let Some(connections) = file.connections {
+            bounds = bounds.connections(connections);
+        }
+        if let Some(connections) = file.connections_by_address {
+            bounds = bounds.connections_by_address(connections);
+        }
         let mut settings = Settings {
             listen: file.listen.unwrap_or_else(|| "127.0.0.1:8080".into()),
             base_url,
@@ -166,6 +181,7 @@ impl Settings {
             clients: file.client,
             signing_key: file.signing_key,
             former_signing_keys: file.former_signing_keys,
+            bounds,
             mock: None,
         };
         let Settings {
@@ -213,6 +229,7 @@ impl Settings {
                 .map(|key| look_up(&key))
                 .transpose()?,
             former_signing_keys: Vec::new(),
+            bounds: Bounds::default(),
             mock: None,
         })
     }
@@ -233,6 +250,7 @@ impl Settings {
             clients: vec![client(&format!("demo={DEMO_SECRET}"))?],
             signing_key: None,
             former_signing_keys: Vec::new(),
+            bounds: Bounds::default(),
             mock: account.mock,
         })
     }

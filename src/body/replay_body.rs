@@ -12,7 +12,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
-use super::{Replay, RequestBody};
+use super::{Peek, Replay, RequestBody};
+use crate::account_id::InJson;
 
 /// How long a replay waits for the first sending to let go of a body that is still streaming.
 ///
@@ -60,6 +61,8 @@ where
     ahead: VecDeque<Frame<Bytes>>,
     failed: Option<B::Error>,
     rest: Option<B>,
+    /// The end was read ahead, and nobody knew the size before: so it stays.
+    open_end: bool,
     tee: Option<Arc<Tee<B>>>,
 }
 
@@ -96,6 +99,7 @@ where
             ahead: VecDeque::new(),
             failed: None,
             rest: Some(body),
+            open_end: false,
             tee: None,
         }
     }
@@ -106,6 +110,7 @@ where
             ahead: copy.into_frames(),
             failed: None,
             rest,
+            open_end: false,
             tee: None,
         }
     }
@@ -181,6 +186,72 @@ where
         self.tee = Some(Arc::clone(&tee));
         (self, Replay::later(tee.into_body()))
     }
+
+    fn peek(mut self, limit: usize) -> Peek<Self> {
+        if self.tee.is_some() || self.failed.is_some() {
+            return Peek::unknown(self);
+        }
+        Peek::later(async move {
+            let bytes = self.read_object(limit).await;
+            (self, bytes)
+        })
+    }
+}
+
+impl<B> ReplayBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    /// Reads ahead until a whole object of JSON is there, or what is there can be none. What was read is
+    /// sent on in the same frames, and the rest tells its size as before.
+    async fn read_object(&mut self, limit: usize) -> Option<Bytes> {
+        let mut text: Vec<u8> = self.data_ahead().flatten().copied().collect();
+        let mut looked = 0;
+        poll_fn(|cx| {
+            loop {
+                let hint = self.rest.as_ref().map(Body::size_hint);
+                let rest = self.rest.as_mut().map(|rest| Pin::new(rest).poll_frame(cx));
+                let (at_hand, ended) = match rest {
+                    Some(Poll::Ready(Some(Ok(frame)))) => {
+                        text.extend(frame.data_ref().into_iter().flatten());
+                        self.ahead.push_back(frame);
+                        (true, false)
+                    }
+                    Some(Poll::Ready(Some(Err(error)))) => {
+                        (self.failed, self.rest) = (Some(error), None);
+                        return Poll::Ready(false);
+                    }
+                    Some(Poll::Ready(None)) | None => {
+                        self.open_end |= hint.is_some_and(|hint| hint.exact().is_none());
+                        self.rest = None;
+                        (false, true)
+                    }
+                    Some(Poll::Pending) => (false, false),
+                };
+                if text.len() > limit || self.ahead.len() > limit {
+                    text.truncate(limit);
+                    return Poll::Ready(InJson::look(&text) != InJson::More);
+                }
+                // Not at each of many frames that are there, or a body of small ones would be read again
+                // for each of them.
+                if !at_hand || text.len() >= 2 * looked {
+                    looked = text.len();
+                    if ended || InJson::look(&text) != InJson::More {
+                        return Poll::Ready(true);
+                    }
+                }
+                if !at_hand {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+        .then(|| text.into())
+    }
+
+    fn data_ahead(&self) -> impl Iterator<Item = &Bytes> {
+        self.ahead.iter().filter_map(Frame::data_ref)
+    }
 }
 
 /// Nothing in it is pinned in its place: `rest` is polled only where it is `Unpin` itself.
@@ -205,6 +276,7 @@ where
             return Poll::Ready(Some(Err(error)));
         }
         let Some(rest) = &mut this.rest else {
+            this.open_end = false;
             return Poll::Ready(None);
         };
         let polled = Pin::new(rest).poll_frame(cx);
@@ -234,14 +306,16 @@ where
     fn is_end_stream(&self) -> bool {
         self.ahead.is_empty()
             && self.failed.is_none()
+            && !self.open_end
             && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        add_ahead(
-            self.rest.as_ref().map(Body::size_hint),
-            self.ahead.iter().filter_map(Frame::data_ref),
-        )
+        let rest = match self.open_end {
+            true => Some(SizeHint::default()),
+            false => self.rest.as_ref().map(Body::size_hint),
+        };
+        add_ahead(rest, self.data_ahead())
     }
 }
 

@@ -8,6 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::replay_body::add_ahead;
 use crate::reply::{Inspector, Look};
+use crate::watch::Watch;
 
 /// The body of a reply: the wrapped service's own, of which the layer may have read the beginning.
 ///
@@ -21,6 +22,7 @@ where
     first: Option<Item<R::Error>>,
     more: VecDeque<Item<R::Error>>,
     rest: Option<R>,
+    watch: Option<Box<Watch>>,
 }
 
 /// Errors are kept like frames, in their place.
@@ -35,7 +37,13 @@ where
             first: None,
             more: VecDeque::new(),
             rest: Some(body),
+            watch: None,
         }
+    }
+
+    /// Lets `watch` see what flows by.
+    pub(crate) fn watch(&mut self, watch: Box<Watch>) {
+        self.watch = Some(watch);
     }
 
     /// A body that the layer made.
@@ -44,6 +52,7 @@ where
             first: Some(Ok(Frame::data(body))),
             more: VecDeque::new(),
             rest: None,
+            watch: None,
         }
     }
 
@@ -153,7 +162,16 @@ where
         if let Some(item) = self.more.pop_front() {
             return Poll::Ready(Some(item));
         }
-        self.poll_rest(cx)
+        let polled = ready!(self.poll_rest(cx));
+        let data = polled
+            .as_ref()
+            .and_then(|item| item.as_ref().ok()?.data_ref());
+        if let (Some(watch), Some(data)) = (&mut self.watch, data) {
+            if watch.has_seen_enough(data) {
+                self.watch = None;
+            }
+        }
+        Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {

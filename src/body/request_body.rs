@@ -2,13 +2,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use http_body::Body as _;
 use http_body_util::combinators::{BoxBody, UnsyncBoxBody};
 use http_body_util::{Either, Empty, Full};
 
-use super::ReplayBody;
+use super::{Peek, ReplayBody};
 
 /// A request body that the layer can send, and send again.
 ///
@@ -29,6 +30,17 @@ pub trait RequestBody: Sized {
     /// Splits the body into what is sent now and what can be sent again, keeping at most `limit`
     /// bytes of what is not in memory yet.
     fn capture(self, limit: usize) -> (Self, Replay<Self>);
+
+    /// Looks into the body before it is sent, for a request that says there what it is about; at most
+    /// `limit` bytes and what comes along with them.
+    ///
+    /// The body that it gives back is sent like the one it took: the same bytes, and the same
+    /// knowledge of how many. What is in memory is there at once. The bytes need not be all of a
+    /// stream: no more than an object of JSON. By default nothing is known.
+    fn peek(self, limit: usize) -> Peek<Self> {
+        let _ = limit;
+        Peek::unknown(self)
+    }
 }
 
 /// The body for a second sending, if there is one.
@@ -102,27 +114,50 @@ impl<B> fmt::Debug for Replay<B> {
 
 /// Bodies that are in memory already.
 macro_rules! cloned {
-    ($($(#[$meta:meta])* [$($generics:tt)*] $body:ty),+ $(,)?) => {$(
-        $(#[$meta])*
+    ($([$($generics:tt)*] $body:ty: $bytes:expr),+ $(,)?) => {$(
         impl<$($generics)*> RequestBody for $body {
             fn capture(self, _limit: usize) -> (Self, Replay<Self>) {
                 let again = Replay::ready(self.clone());
                 (self, again)
+            }
+
+            fn peek(self, limit: usize) -> Peek<Self> {
+                Peek::of_memory(self, limit, $bytes)
             }
         }
     )+};
 }
 
 cloned! {
-    [D: Clone] Full<D>,
-    [D] Empty<D>,
-    [] String,
-    [] Vec<u8>,
-    [] Bytes,
-    [] &'static str,
-    [] &'static [u8],
-    [] Cow<'static, str>,
-    [] (),
+    [D] Empty<D>: |_| &[],
+    [] String: |body| body.as_bytes(),
+    [] Vec<u8>: |body| body,
+    [] Bytes: |body| body,
+    [] &'static str: |body| body.as_bytes(),
+    [] &'static [u8]: |body| body,
+    [] Cow<'static, str>: |body| body.as_bytes(),
+    [] (): |_| &[],
+}
+
+impl<D: Buf + Clone> RequestBody for Full<D> {
+    fn capture(self, _limit: usize) -> (Self, Replay<Self>) {
+        let again = Replay::ready(self.clone());
+        (self, again)
+    }
+
+    fn peek(self, limit: usize) -> Peek<Self> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let data = match Pin::new(&mut self.clone()).poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
+            _ => None,
+        };
+        let bytes = match data {
+            Some(data) if data.remaining() > limit => None,
+            Some(mut data) => Some(data.copy_to_bytes(data.remaining())),
+            None => Some(Bytes::new()),
+        };
+        Peek::now(self, bytes)
+    }
 }
 
 impl<B: RequestBody + 'static> RequestBody for Option<B> {
@@ -133,6 +168,13 @@ impl<B: RequestBody + 'static> RequestBody for Option<B> {
                 (Some(body), again.map(Some))
             }
             None => (None, Replay::ready(None)),
+        }
+    }
+
+    fn peek(self, limit: usize) -> Peek<Self> {
+        match self {
+            Some(body) => body.peek(limit).map(Some),
+            None => Peek::now(None, Some(Bytes::new())),
         }
     }
 }
@@ -154,6 +196,13 @@ where
             }
         }
     }
+
+    fn peek(self, limit: usize) -> Peek<Self> {
+        match self {
+            Either::Left(body) => body.peek(limit).map(Either::Left),
+            Either::Right(body) => body.peek(limit).map(Either::Right),
+        }
+    }
 }
 
 /// Boxes: whatever they hold goes through a [`ReplayBody`] and into a box again.
@@ -164,6 +213,10 @@ macro_rules! boxed {
             fn capture(self, limit: usize) -> (Self, Replay<Self>) {
                 let (body, again) = ReplayBody::new(self).capture(limit);
                 (Self::new(body), again.map(Self::new))
+            }
+
+            fn peek(self, limit: usize) -> Peek<Self> {
+                ReplayBody::new(self).peek(limit).map(Self::new)
             }
         }
     )+};

@@ -1,228 +1,66 @@
-//! The account's tokens: which exist, which are good, and what a token request gives.
-//!
-//! Nothing here reads a clock: the time is handed in.
+//! The accounts of one server: who they are, and what each of them has.
 
-use std::collections::HashMap;
-use std::time::Duration;
-
+use serde_json::Value;
 use tokio::time::Instant;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const STABLE_MARGIN: Duration = Duration::from_secs(300);
-const FORCED_APART: Duration = Duration::from_secs(30);
-const FORCED_A_DAY: u32 = 20;
+use super::tokens::{Terms, Tokens};
+use crate::platform::Platform;
 
-/// Longer spans are cut to this one, because adding them to an `Instant` would panic.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// The answer to a token request.
-pub(super) struct Grant {
-    pub(super) token: String,
-    pub(super) expires_in: u64,
-    pub(super) new: bool,
+/// Whom tokens are for. A company of WeCom has one for each application: the same id, another secret.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) appid: String,
+    pub(super) secret: String,
 }
 
-/// Which endpoint a token comes from. The kinds do not know of each other.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
-    Plain,
-    Stable,
-    Corp,
+/// What one account has.
+pub(super) struct Account {
+    pub(super) tokens: Tokens,
+    pub(super) deny_address: bool,
+    pub(super) menu: Option<Value>,
+    pub(super) messages: Vec<Value>,
 }
 
-struct Token {
-    kind: Kind,
-    expires: Instant,
-    /// When the grace ends that a newer token left to this one.
-    superseded: Option<Instant>,
-    revoked: bool,
-}
-
-/// A count that starts again each day.
-#[derive(Default)]
-struct Daily {
-    since: Option<Instant>,
-    used: u32,
-}
-
-impl Daily {
-    /// Counts one more, unless the day's `limit` is reached.
-    fn take(&mut self, limit: u32, now: Instant) -> bool {
-        if self.since.is_none_or(|since| now - since >= DAY) {
-            self.since = Some(now);
-            self.used = 0;
+impl Account {
+    pub(super) fn new(terms: &Terms) -> Account {
+        Account {
+            tokens: Tokens::new(terms),
+            deny_address: false,
+            menu: None,
+            messages: Vec::new(),
         }
-        let granted = self.used < limit;
-        self.used += u32::from(granted);
-        granted
     }
 }
 
-pub(super) struct Tokens {
-    expires_in: Duration,
-    grace: Duration,
-    quota: u32,
-    token_len: usize,
-    plain_requests: Daily,
-    forced: Daily,
-    last_forced: Option<Instant>,
-    known: HashMap<String, Token>,
-    newest: HashMap<Kind, String>,
+/// Whose token a call carries, and whether it is good.
+#[derive(Clone, Copy)]
+pub(super) struct Bearer {
+    /// The account's place; `None` for a token that no account has.
+    pub(super) account: Option<usize>,
+    /// In whose words the call is refused, whatever for.
+    pub(super) platform: Platform,
+    pub(super) good: Result<(), i64>,
 }
 
-impl Tokens {
-    pub(super) fn new(
-        expires_in: Duration,
-        grace: Duration,
-        quota: u32,
-        token_len: usize,
-    ) -> Tokens {
-        Tokens {
-            expires_in: expires_in.min(LONGEST),
-            grace: grace.min(LONGEST),
-            quota,
-            token_len,
-            plain_requests: Daily::default(),
-            forced: Daily::default(),
-            last_forced: None,
-            known: HashMap::new(),
-            newest: HashMap::new(),
+impl Bearer {
+    /// A call without an account's token that is refused, or that needs none.
+    pub(super) fn nobody(good: Result<(), i64>) -> Bearer {
+        Bearer {
+            account: None,
+            platform: Platform::OfficialAccount,
+            good,
         }
     }
 
-    /// Whether an API call with this token may go on; else the errcode.
-    pub(super) fn check(&self, token: &str, now: Instant) -> Result<(), i64> {
-        let Some(token) = self.known.get(token) else {
-            return Err(40001);
-        };
-        if token.revoked {
-            return Err(if token.kind == Kind::Corp {
-                40014
-            } else {
-                40001
-            });
-        }
-        // "access_token is invalid or not latest" is the wording of 40001, not of 42001.
-        if token.superseded.is_some_and(|end| now >= end) {
-            return Err(40001);
-        }
-        if now >= token.expires {
-            return Err(42001);
-        }
-        Ok(())
+    pub(super) fn of(accounts: &[Account], token: &str) -> Bearer {
+        let known = accounts.iter().enumerate().find_map(|(at, account)| {
+            let platform = account.tokens.platform_of(token)?;
+            Some(Bearer {
+                account: Some(at),
+                platform,
+                good: account.tokens.check(token, Instant::now()),
+            })
+        });
+        known.unwrap_or(Bearer::nobody(Err(40001)))
     }
-
-    /// "Get access token": a new one each time.
-    pub(super) fn plain(&mut self, now: Instant) -> Result<Grant, i64> {
-        if !self.plain_requests.take(self.quota, now) {
-            return Err(45009);
-        }
-        let grace = self.grace;
-        if let Some(former) = self.newest_mut(Kind::Plain) {
-            former.superseded = Some(now + grace);
-        }
-        Ok(self.issue(Kind::Plain, now))
-    }
-
-    /// "Get stable access token": the same one, unless it is about to end or a new one is forced.
-    pub(super) fn stable(&mut self, force: bool, now: Instant) -> Grant {
-        // A force that comes too soon or too often is silently no force at all.
-        let apart = self
-            .last_forced
-            .is_none_or(|last| now - last >= FORCED_APART);
-        if force && apart && self.forced.take(FORCED_A_DAY, now) {
-            self.last_forced = Some(now);
-            if let Some(former) = self.newest_mut(Kind::Stable) {
-                former.revoked = true;
-            }
-            return self.issue(Kind::Stable, now);
-        }
-        // Lives shorter than WeChat's are for tests, and would be all margin.
-        let margin = STABLE_MARGIN.min(self.expires_in / 2);
-        // Revocation is not looked at: WeChat hands out the dead token too.
-        match self.newest(Kind::Stable) {
-            Some(grant) if grant.1.expires > now + margin => reissue(grant, now),
-            _ => self.issue(Kind::Stable, now),
-        }
-    }
-
-    /// WeCom's "Get access_token": the same one as long as it is good.
-    pub(super) fn corp(&mut self, now: Instant) -> Grant {
-        match self.newest(Kind::Corp) {
-            Some(grant) if !grant.1.revoked && grant.1.expires > now => reissue(grant, now),
-            _ => self.issue(Kind::Corp, now),
-        }
-    }
-
-    pub(super) fn current(&self) -> Option<String> {
-        let (secret, token) = self.newest(Kind::Plain)?;
-        (!token.revoked).then(|| secret.to_owned())
-    }
-
-    pub(super) fn set_quota(&mut self, quota: u32) {
-        self.quota = quota;
-    }
-
-    pub(super) fn revoke(&mut self) {
-        for token in self.known.values_mut() {
-            token.revoked = true;
-        }
-    }
-
-    pub(super) fn expire(&mut self, now: Instant) {
-        for token in self.known.values_mut() {
-            token.expires = token.expires.min(now);
-            // The last word counts: these would be told as 40001 otherwise.
-            token.superseded = None;
-            token.revoked = false;
-        }
-    }
-
-    fn newest(&self, kind: Kind) -> Option<(&str, &Token)> {
-        let secret = self.newest.get(&kind)?;
-        Some((secret, self.known.get(secret)?))
-    }
-
-    fn newest_mut(&mut self, kind: Kind) -> Option<&mut Token> {
-        self.known.get_mut(self.newest.get(&kind)?)
-    }
-
-    fn issue(&mut self, kind: Kind, now: Instant) -> Grant {
-        let secret = loop {
-            let secret = random_token(self.token_len);
-            if !self.known.contains_key(&secret) {
-                break secret;
-            }
-        };
-        let token = Token {
-            kind,
-            expires: now + self.expires_in,
-            superseded: None,
-            revoked: false,
-        };
-        let grant = Grant {
-            new: true,
-            ..reissue((&secret, &token), now)
-        };
-        self.known.insert(secret.clone(), token);
-        self.newest.insert(kind, secret);
-        grant
-    }
-}
-
-fn reissue((secret, token): (&str, &Token), now: Instant) -> Grant {
-    let left = token.expires - now;
-    Grant {
-        token: secret.to_owned(),
-        // 0 would say that it has expired already, and it has not.
-        expires_in: left.as_secs().max(u64::from(!left.is_zero())),
-        new: false,
-    }
-}
-
-fn random_token(len: usize) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    (0..len)
-        .map(|_| char::from(ALPHABET[fastrand::usize(..ALPHABET.len())]))
-        .collect()
 }

@@ -1,127 +1,146 @@
 //! All requests that are no token requests.
 
 use bytes::Bytes;
-use http::request::Parts;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use hyper::body::{Body, Incoming};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
+use super::account::{Account, Bearer};
 use super::body::ReplyBody;
+use super::endpoint::{Endpoint, is_api};
 use super::failure::NoReply;
 use super::intake::{self, Keep, Received};
+use super::multipart::File;
 use super::query;
-use super::record::RequestId;
 use super::reply::{self, Reply};
-use super::state::{Inner, State, wait};
+use super::server::Call;
+use super::state::{Inner, wait};
+use crate::platform::Platform;
 
-const PREFIXES: [&str; 4] = ["/cgi-bin/", "/wxa/", "/datacube/", "/customservice/"];
 const USER_TOKEN: &str = "user-token";
 const MEDIUM_SIZE: u64 = 1024 * 1024;
 
 /// The signature of a PNG and the beginning of its first chunk.
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\x01\xae\0\0\x01\xae\x08\x02\0\0\0";
 
-pub(super) async fn answer(
-    state: &State,
-    id: RequestId,
-    head: &Parts,
-    body: Incoming,
-) -> Result<Reply, NoReply> {
+pub(super) async fn answer(call: &Call<'_>, body: Incoming) -> Result<Reply, NoReply> {
+    let endpoint = Endpoint::of(call.path());
     // All that is decided on arrival, so that controls act on requests that come after them.
-    let (failure, verdict, early, delay) = {
-        let mut inner = state.lock();
-        (
-            inner.next_api_failure(),
-            check_token(&inner, head),
-            inner.settings.answer_early,
-            inner.settings.draw_api_delay(),
-        )
+    let (failure, bearer, early, delay, keep) = {
+        let mut inner = call.state.lock();
+        let bearer = bearer_of(call, &inner);
+        if let Some(account) = bearer.account {
+            call.belongs_to(&mut inner, account);
+        }
+        let early = inner.settings.answer_early && !inner.replies.may_need_no_token(call.path());
+        let keep = Keep {
+            bytes: endpoint == Some(Endpoint::Json) || inner.replies.look_at_body(call.path()),
+            file: (endpoint == Some(Endpoint::File)).then_some("media"),
+        };
+        let delay = inner.settings.draw_api_delay();
+        (inner.next_api_failure(), bearer, early, delay, keep)
     };
     let early = early && !body.is_end_stream();
-    if let (None, Err(errcode), true) = (&failure, verdict, early) {
+    if let (None, Err(errcode), true) = (&failure, bearer.good, early) {
         intake::discard(body);
         wait(delay).await;
-        return Ok(refuse(head, errcode));
+        return Ok(refuse(call, bearer.platform, errcode));
     }
 
-    let keep = match head.uri.path() {
-        "/cgi-bin/menu/create" | "/cgi-bin/message/custom/send" => Keep::Json,
-        _ => Keep::Nothing,
-    };
-    let received = intake::read(state, id, body, keep).await?;
-    let reply = match (failure, verdict) {
-        (Some(failure), _) => failure.into_reply(),
-        (None, Err(errcode)) => Ok(refuse(head, errcode)),
-        (None, Ok(())) => Ok(act(&mut state.lock(), head, &received)),
+    let received = intake::read(call, body, keep).await?;
+    let reply = match failure {
+        Some(failure) => failure.into_reply(bearer.platform),
+        None => Ok(decide(call, bearer, endpoint, &received)),
     };
     wait(delay).await;
     reply
 }
 
-fn check_token(inner: &Inner, head: &Parts) -> Result<(), i64> {
-    let token = query::parameter(head.uri.query(), "access_token").unwrap_or_default();
-    let path = head.uri.path();
+fn bearer_of(call: &Call<'_>, inner: &Inner) -> Bearer {
+    let token = query::parameter(call.head.uri.query(), "access_token").unwrap_or_default();
+    let path = call.path();
     if path.starts_with("/sns/") {
-        return if token == USER_TOKEN {
-            Ok(())
-        } else {
-            Err(40001)
-        };
+        let known = token == USER_TOKEN;
+        return Bearer::nobody(if known { Ok(()) } else { Err(40001) });
     }
     if !is_api(path) {
-        return Ok(());
+        return Bearer::nobody(Ok(()));
     }
     if token.is_empty() {
-        return Err(41001);
+        return Bearer::nobody(Err(41001));
     }
+    let bearer = Bearer::of(&inner.accounts, &token);
     match inner.settings.reject_every_token {
-        Some(errcode) => Err(errcode),
-        None => inner.tokens.check(&token, Instant::now()),
+        Some(errcode) => Bearer {
+            good: Err(errcode),
+            ..bearer
+        },
+        None => bearer,
     }
 }
 
-fn is_api(path: &str) -> bool {
-    PREFIXES.iter().any(|prefix| path.starts_with(prefix))
+fn decide(
+    call: &Call<'_>,
+    bearer: Bearer,
+    endpoint: Option<Endpoint>,
+    received: &Received,
+) -> Reply {
+    if let Some(own) = call.own_reply(received, bearer.good.is_ok()) {
+        return own.into_reply();
+    }
+    let path = call.path();
+    let done = match endpoint {
+        _ if bearer.good.is_err() => bearer.good.map(|()| Reply::ok()),
+        Some(endpoint) => {
+            let accounts = &mut call.state.lock().accounts;
+            let account = &mut accounts[bearer.account.unwrap_or_default()];
+            check(call, endpoint, received).and_then(|()| act(account, call, received))
+        }
+        None if path.starts_with("/sns/") => Ok(Reply::ok()),
+        // What WeCom says to a path that it does not have is not known.
+        None if is_api(path) && bearer.platform != Platform::WeCom => Err(40066),
+        None => Ok(Reply::html(StatusCode::NOT_FOUND.as_u16())),
+    };
+    done.unwrap_or_else(|errcode| refuse(call, bearer.platform, errcode))
+}
+
+/// Whether the call has the method and the content that its path wants.
+fn check(call: &Call<'_>, endpoint: Endpoint, received: &Received) -> Result<(), i64> {
+    endpoint.check(&call.head.method)?;
+    match (endpoint, received.file) {
+        (Endpoint::Json, _) => received.json().map(drop),
+        (Endpoint::File, Some(File::Sent)) => Ok(()),
+        (Endpoint::File, Some(File::Empty)) => Err(44001),
+        (Endpoint::File, Some(File::Missing) | None) => Err(41005),
+        (Endpoint::Get | Endpoint::Any, _) => Ok(()),
+    }
 }
 
 /// A refusal, called what WeChat calls it: after the endpoint, not after the content.
-fn refuse(head: &Parts, errcode: i64) -> Reply {
-    let reply = Reply::error(errcode);
-    match head.uri.path() {
+fn refuse(call: &Call<'_>, platform: Platform, errcode: i64) -> Reply {
+    let reply = Reply::error_of(platform, errcode);
+    match call.path() {
         "/wxa/getwxacodeunlimit" => reply.called(reply::JPEG),
         "/cgi-bin/media/get" | "/cgi-bin/user/get" => reply.called(reply::TEXT),
         _ => reply,
     }
 }
 
-fn act(inner: &mut Inner, head: &Parts, received: &Received) -> Reply {
-    let path = head.uri.path();
-    let is_post = head.method == Method::POST;
-    match path {
-        "/cgi-bin/menu/create"
-        | "/cgi-bin/message/custom/send"
-        | "/cgi-bin/media/upload"
-        | "/wxa/getwxacodeunlimit"
-            if !is_post =>
-        {
-            refuse(head, 43002)
-        }
-        "/cgi-bin/menu/create" => create_menu(inner, received).unwrap_or_else(Reply::error),
-        "/cgi-bin/menu/get" => match &inner.menu {
+fn act(account: &mut Account, call: &Call<'_>, received: &Received) -> Result<Reply, i64> {
+    Ok(match call.path() {
+        "/cgi-bin/menu/create" => return create_menu(account, received),
+        "/cgi-bin/menu/get" => match &account.menu {
             Some(button) => Reply::json(&json!({"menu": {"button": button}})),
-            None => Reply::error(46003),
+            None => return Err(46003),
         },
         "/cgi-bin/menu/delete" => {
-            inner.menu = None;
+            account.menu = None;
             Reply::ok()
         }
-        "/cgi-bin/message/custom/send" => {
-            send_message(inner, received).unwrap_or_else(Reply::error)
-        }
-        "/cgi-bin/media/upload" => upload(head, received).unwrap_or_else(Reply::error),
+        "/cgi-bin/message/custom/send" => return send_message(account, received),
+        "/cgi-bin/media/upload" => return upload(call, received),
         "/cgi-bin/media/get" => {
-            let size = query::parameter(head.uri.query(), "size");
+            let size = query::parameter(call.head.uri.query(), "size");
             let size = size.and_then(|size| size.parse().ok());
             Reply::picture(ReplyBody::Medium {
                 sent: 0,
@@ -136,13 +155,12 @@ fn act(inner: &mut Inner, head: &Parts, received: &Received) -> Reply {
         }))
         .called(reply::TEXT),
         "/wxa/getwxacodeunlimit" => Reply::picture(ReplyBody::Bytes(Bytes::from_static(PNG))),
-        _ if is_api(path) || path.starts_with("/sns/") => Reply::ok(),
-        _ => Reply::html(StatusCode::NOT_FOUND.as_u16()),
-    }
+        _ => Reply::ok(),
+    })
 }
 
 /// "Create custom menu": one to three buttons, each with at most five below it.
-fn create_menu(inner: &mut Inner, received: &Received) -> Result<Reply, i64> {
+fn create_menu(account: &mut Account, received: &Received) -> Result<Reply, i64> {
     let menu = received.json()?;
     let buttons = menu.get("button").and_then(Value::as_array).ok_or(40016)?;
     if !(1..=3).contains(&buttons.len()) {
@@ -152,12 +170,12 @@ fn create_menu(inner: &mut Inner, received: &Received) -> Result<Reply, i64> {
     if buttons.iter().filter_map(below).any(|count| count > 5) {
         return Err(40023);
     }
-    inner.menu = Some(buttons.as_slice().into());
+    account.menu = Some(buttons.as_slice().into());
     Ok(Reply::ok())
 }
 
 /// "Send customer service message".
-fn send_message(inner: &mut Inner, received: &Received) -> Result<Reply, i64> {
+fn send_message(account: &mut Account, received: &Received) -> Result<Reply, i64> {
     let message = received.json()?;
     let has = |field: &str| {
         let text = message.get(field).and_then(Value::as_str);
@@ -169,18 +187,15 @@ fn send_message(inner: &mut Inner, received: &Received) -> Result<Reply, i64> {
     if !has("msgtype") {
         return Err(40008);
     }
-    inner.messages.push(message);
+    account.messages.push(message);
     Ok(Reply::ok())
 }
 
 /// "Upload temporary media". Nothing is kept but the hash, which is the name.
-fn upload(head: &Parts, received: &Received) -> Result<Reply, i64> {
-    let kind = query::parameter(head.uri.query(), "type").unwrap_or_default();
+fn upload(call: &Call<'_>, received: &Received) -> Result<Reply, i64> {
+    let kind = query::parameter(call.head.uri.query(), "type").unwrap_or_default();
     if !["image", "voice", "video", "thumb"].contains(&kind.as_str()) {
         return Err(40004);
-    }
-    if received.len == 0 {
-        return Err(41005);
     }
     Ok(Reply::json(&json!({
         "type": kind,

@@ -1,9 +1,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::account::Tokens;
+use super::account::Identity;
 use super::server::Server;
 use super::state::{Settings, State};
+use super::tokens::Terms;
 use super::wechat::MockWechat;
 
 /// What a [`MockWechat`] is to be like; made by [`MockWechat::builder`].
@@ -23,12 +24,9 @@ use super::wechat::MockWechat;
 /// ```
 #[derive(Clone)]
 pub struct MockBuilder {
-    appid: String,
-    secret: String,
-    expires_in: Duration,
-    grace: Duration,
-    quota: u32,
-    token_len: usize,
+    first: Identity,
+    others: Vec<Identity>,
+    terms: Terms,
     token_delay: Duration,
     api_delay: Duration,
 }
@@ -36,12 +34,18 @@ pub struct MockBuilder {
 impl MockBuilder {
     pub(super) fn new() -> MockBuilder {
         MockBuilder {
-            appid: "wx0123456789abcdef".to_owned(),
-            secret: "0123456789abcdef0123456789abcdef".to_owned(),
-            expires_in: Duration::from_secs(7200),
-            grace: Duration::from_secs(300),
-            quota: 2000,
-            token_len: 136,
+            first: Identity {
+                appid: "wx0123456789abcdef".to_owned(),
+                secret: "0123456789abcdef0123456789abcdef".to_owned(),
+            },
+            others: Vec::new(),
+            terms: Terms {
+                expires_in: Duration::from_secs(7200),
+                grace: Duration::from_secs(300),
+                quota: 2000,
+                token_len: 136,
+                refuse_excess_forces: false,
+            },
             token_delay: Duration::ZERO,
             api_delay: Duration::ZERO,
         }
@@ -49,8 +53,36 @@ impl MockBuilder {
 
     /// The account that gets tokens; for WeCom's gettoken its CorpID and CorpSecret.
     pub fn account(mut self, appid: impl Into<String>, secret: impl Into<String>) -> MockBuilder {
-        self.appid = appid.into();
-        self.secret = secret.into();
+        self.first = Identity {
+            appid: appid.into(),
+            secret: secret.into(),
+        };
+        self
+    }
+
+    /// One account more, with tokens, a quota, a menu and messages of its own; see [`MockWechat::account`].
+    ///
+    /// ```
+    /// # use tower_wechat::mock::MockWechat;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let wechat = MockWechat::builder()
+    ///     .account("wx1", "hush")
+    ///     .another_account("wx2", "hush too")
+    ///     .start()
+    ///     .await;
+    /// wechat.account("wx2").revoke();
+    /// # }
+    /// ```
+    pub fn another_account(
+        mut self,
+        appid: impl Into<String>,
+        secret: impl Into<String>,
+    ) -> MockBuilder {
+        self.others.push(Identity {
+            appid: appid.into(),
+            secret: secret.into(),
+        });
         self
     }
 
@@ -58,19 +90,25 @@ impl MockBuilder {
     ///
     /// Told to clients in whole seconds, rounded down, but as 1 for what is left of the last second.
     pub fn expires_in(mut self, expires_in: Duration) -> MockBuilder {
-        self.expires_in = expires_in;
+        self.terms.expires_in = expires_in;
         self
     }
 
     /// How long a `cgi-bin/token` token stays good once a newer one exists; default 5 min, as WeChat's.
     pub fn grace(mut self, grace: Duration) -> MockBuilder {
-        self.grace = grace;
+        self.terms.grace = grace;
         self
     }
 
     /// How many `cgi-bin/token` requests a day are served; default 2000, as WeChat's.
     pub fn daily_quota(mut self, quota: u32) -> MockBuilder {
-        self.quota = quota;
+        self.terms.quota = quota;
+        self
+    }
+
+    /// As [`MockWechat::refuse_excess_forces`]; default no.
+    pub fn refuse_excess_forces(mut self, refuse: bool) -> MockBuilder {
+        self.terms.refuse_excess_forces = refuse;
         self
     }
 
@@ -78,7 +116,7 @@ impl MockBuilder {
     ///
     /// WeChat asks clients to make room for 512.
     pub fn token_len(mut self, token_len: usize) -> MockBuilder {
-        self.token_len = token_len.max(16);
+        self.terms.token_len = token_len.max(16);
         self
     }
 
@@ -100,15 +138,15 @@ impl MockBuilder {
     ///
     /// When no port can be bound on 127.0.0.1, or outside a tokio runtime.
     pub async fn start(self) -> MockWechat {
-        let tokens = Tokens::new(self.expires_in, self.grace, self.quota, self.token_len);
         let settings = Settings {
             token_delay: self.token_delay,
             api_delay: self.api_delay..=self.api_delay,
-            deny_address: false,
             reject_every_token: None,
             answer_early: false,
+            accept_chunked: true,
         };
-        let state = State::new(self.appid, self.secret, tokens, settings);
+        let accounts = std::iter::once(self.first).chain(self.others).collect();
+        let state = State::new(accounts, &self.terms, settings);
         MockWechat::new(Server::start(state).await)
     }
 }
@@ -116,11 +154,9 @@ impl MockBuilder {
 impl fmt::Debug for MockBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MockBuilder")
-            .field("appid", &self.appid)
-            .field("expires_in", &self.expires_in)
-            .field("grace", &self.grace)
-            .field("daily_quota", &self.quota)
-            .field("token_len", &self.token_len)
+            .field("appid", &self.first.appid)
+            .field("other_accounts", &self.others.len())
+            .field("tokens", &self.terms)
             .field("token_delay", &self.token_delay)
             .field("api_delay", &self.api_delay)
             .finish_non_exhaustive()

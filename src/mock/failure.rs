@@ -3,6 +3,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::reply::Reply;
+use crate::platform::Platform;
 
 /// What goes wrong with one request; see [`MockWechat::fail_next`](super::MockWechat::fail_next).
 ///
@@ -43,9 +44,12 @@ impl Failure {
         }
     }
 
-    pub(super) fn into_reply(self) -> Result<Reply, NoReply> {
+    /// In the words of the platform that the request was for.
+    pub(super) fn into_reply(self, platform: Platform) -> Result<Reply, NoReply> {
         match self {
-            Failure::Token(errcode) | Failure::Api(errcode) => Ok(Reply::error(errcode)),
+            Failure::Token(errcode) | Failure::Api(errcode) => {
+                Ok(Reply::error_of(platform, errcode))
+            }
             Failure::TokenStatus(status) | Failure::ApiStatus(status) => Ok(Reply::html(status)),
             Failure::TokenBody(body) | Failure::ApiBody(body) => Ok(Reply::verbatim(body)),
             Failure::TokenDisconnect | Failure::ApiDisconnect => Err(NoReply),

@@ -8,23 +8,27 @@ use hyper::body::Incoming;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::record::RequestId;
-use super::state::State;
+use super::multipart::{File, Form};
+use super::server::Call;
 
 /// More than any JSON that WeChat takes.
-const JSON_LIMIT: usize = 1024 * 1024;
+const LONGEST_KEPT: usize = 1024 * 1024;
 
-/// What an endpoint needs of the body.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
-    Nothing,
-    Json,
+/// What is needed of the body.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Keep {
+    /// Its bytes, if there are not too many.
+    pub(super) bytes: bool,
+    /// Whether it is a form with the file of this name.
+    pub(super) file: Option<&'static str>,
 }
 
 /// A body that was read to its end.
 pub(super) struct Received {
     pub(super) len: u64,
     pub(super) sha256: String,
+    /// What the form has, if the body is one.
+    pub(super) file: Option<File>,
     kept: Vec<u8>,
     over_limit: bool,
 }
@@ -35,14 +39,30 @@ impl Received {
         if self.over_limit {
             return Err(45002);
         }
+        if self.kept.is_empty() {
+            return Err(44002);
+        }
         serde_json::from_slice(&self.kept).map_err(|_| 47001)
+    }
+
+    /// The bytes that were kept: none of a body that is too long.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.kept
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        if self.over_limit || self.kept.len() + data.len() > LONGEST_KEPT {
+            self.over_limit = true;
+            self.kept = Vec::new();
+        } else {
+            self.kept.extend_from_slice(data);
+        }
     }
 }
 
 /// Reads all of the body into the log. Fails when the client breaks off.
 pub(super) async fn read(
-    state: &State,
-    id: RequestId,
+    call: &Call<'_>,
     mut body: Incoming,
     keep: Keep,
 ) -> Result<Received, hyper::Error> {
@@ -50,25 +70,34 @@ pub(super) async fn read(
     let mut received = Received {
         len: 0,
         sha256: String::new(),
+        file: None,
         kept: Vec::new(),
         over_limit: false,
     };
+    let mut form = keep
+        .file
+        .and_then(|name| Form::of(&call.head.headers, name));
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else {
             continue;
         };
         digest.update(&data);
         received.len += data.len() as u64;
-        state.lock().log.body_grew(id, data.len() as u64);
-        if keep == Keep::Json {
+        call.state.lock().log.body_grew(call.id, data.len() as u64);
+        if keep.bytes {
             received.keep(&data);
+        }
+        if let Some(form) = &mut form {
+            form.feed(&data);
         }
     }
     for byte in digest.finalize() {
         // Writing to a String cannot fail.
         let _ = write!(received.sha256, "{byte:02x}");
     }
-    state.lock().log.body_ended(id, received.sha256.clone());
+    received.file = form.map(|form| form.file());
+    let sha256 = received.sha256.clone();
+    call.state.lock().log.body_ended(call.id, sha256);
     Ok(received)
 }
 
@@ -77,15 +106,4 @@ pub(super) async fn read(
 /// It ends with the connection, if not before.
 pub(super) fn discard(mut body: Incoming) {
     tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
-}
-
-impl Received {
-    fn keep(&mut self, data: &Bytes) {
-        if self.over_limit || self.kept.len() + data.len() > JSON_LIMIT {
-            self.over_limit = true;
-            self.kept = Vec::new();
-        } else {
-            self.kept.extend_from_slice(data);
-        }
-    }
 }

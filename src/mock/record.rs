@@ -15,6 +15,7 @@ pub struct RecordedRequest {
     uri: Uri,
     headers: HeaderMap,
     access_token: Option<String>,
+    account: Option<String>,
     connection: u64,
     body_len: u64,
     body_sha256: Option<String>,
@@ -22,6 +23,26 @@ pub struct RecordedRequest {
 }
 
 impl RecordedRequest {
+    pub(super) fn of(head: &Parts, connection: u64) -> RecordedRequest {
+        RecordedRequest {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            headers: head.headers.clone(),
+            access_token: query::parameter(head.uri.query(), "access_token"),
+            account: None,
+            connection,
+            body_len: 0,
+            body_sha256: None,
+            errcode: None,
+        }
+    }
+
+    pub(super) fn with_body(mut self, len: u64, sha256: &str) -> RecordedRequest {
+        self.body_len = len;
+        self.body_sha256 = Some(sha256.to_owned());
+        self
+    }
+
     /// The method.
     pub fn method(&self) -> &Method {
         &self.method
@@ -40,6 +61,12 @@ impl RecordedRequest {
     /// The `access_token` of the query, decoded; the first one if there are more.
     pub fn access_token(&self) -> Option<&str> {
         self.access_token.as_deref()
+    }
+
+    /// The account, by its AppID: of an API call the one whose token it carried, dead or alive, of a token request
+    /// the one that it named.
+    pub fn account(&self) -> Option<&str> {
+        self.account.as_deref()
     }
 
     /// Whether this asked for a token: `cgi-bin/token`, `stable_token` or WeCom's `gettoken`.
@@ -120,20 +147,17 @@ impl Log {
         self.next += 1;
         self.entries.push(Entry {
             id,
-            request: RecordedRequest {
-                method: head.method.clone(),
-                uri: head.uri.clone(),
-                headers: head.headers.clone(),
-                access_token: query::parameter(head.uri.query(), "access_token"),
-                connection,
-                body_len: 0,
-                body_sha256: None,
-                errcode: None,
-            },
+            request: RecordedRequest::of(head, connection),
             finished: false,
             issued: false,
         });
         id
+    }
+
+    pub(super) fn of_account(&mut self, id: RequestId, appid: String) {
+        if let Some(entry) = self.entry(id) {
+            entry.request.account = Some(appid);
+        }
     }
 
     pub(super) fn body_grew(&mut self, id: RequestId, by: u64) {
@@ -168,10 +192,12 @@ impl Log {
             .collect()
     }
 
-    pub(super) fn token_requests(&self) -> TokenRequests {
+    /// Those of one account, or all.
+    pub(super) fn token_requests(&self, appid: Option<&str>) -> TokenRequests {
         let mut counts = TokenRequests::default();
         for entry in &self.entries {
-            if entry.request.is_token_request() {
+            let counted = appid.is_none() || entry.request.account() == appid;
+            if counted && entry.request.is_token_request() {
                 counts.started += 1;
                 counts.finished += usize::from(entry.finished);
                 counts.issued += usize::from(entry.issued);

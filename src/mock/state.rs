@@ -3,26 +3,26 @@ use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::account::Tokens;
+use super::account::{Account, Identity};
 use super::failure::Failure;
+use super::own_reply::OwnReplies;
 use super::record::Log;
+use super::tokens::Terms;
 
 /// What all connections of one server share.
 pub(super) struct State {
-    pub(super) appid: String,
-    pub(super) secret: String,
+    /// One at least.
+    pub(super) accounts: Vec<Identity>,
     inner: Mutex<Inner>,
 }
 
 /// What the controls and the requests change.
 pub(super) struct Inner {
-    pub(super) tokens: Tokens,
+    /// In the order of the [`State`]'s.
+    pub(super) accounts: Vec<Account>,
     pub(super) settings: Settings,
     pub(super) log: Log,
-    pub(super) menu: Option<Value>,
-    pub(super) messages: Vec<Value>,
+    pub(super) replies: OwnReplies,
     token_failures: VecDeque<Failure>,
     api_failures: VecDeque<Failure>,
 }
@@ -30,25 +30,23 @@ pub(super) struct Inner {
 pub(super) struct Settings {
     pub(super) token_delay: Duration,
     pub(super) api_delay: RangeInclusive<Duration>,
-    pub(super) deny_address: bool,
     pub(super) reject_every_token: Option<i64>,
     pub(super) answer_early: bool,
+    pub(super) accept_chunked: bool,
 }
 
 impl State {
-    pub(super) fn new(appid: String, secret: String, tokens: Tokens, settings: Settings) -> State {
+    pub(super) fn new(accounts: Vec<Identity>, terms: &Terms, settings: Settings) -> State {
         State {
-            appid,
-            secret,
             inner: Mutex::new(Inner {
-                tokens,
+                accounts: accounts.iter().map(|_| Account::new(terms)).collect(),
                 settings,
                 log: Log::default(),
-                menu: None,
-                messages: Vec::new(),
+                replies: OwnReplies::default(),
                 token_failures: VecDeque::new(),
                 api_failures: VecDeque::new(),
             }),
+            accounts,
         }
     }
 

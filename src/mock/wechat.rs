@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::Instant;
 
 use super::builder::MockBuilder;
 use super::failure::Failure;
+use super::handle::MockAccount;
+use super::own_reply::MockReply;
 use super::record::{RecordedRequest, TokenRequests};
 use super::server::Server;
 
@@ -83,36 +84,58 @@ impl MockWechat {
         self.server.addr()
     }
 
-    /// The AppID that gets tokens (WeCom: the CorpID).
+    /// The AppID of the first account (WeCom: the CorpID).
     pub fn appid(&self) -> &str {
-        &self.server.state().appid
+        &self.server.state().accounts[0].appid
     }
 
-    /// The AppSecret that gets tokens (WeCom: the CorpSecret).
+    /// The AppSecret of the first account (WeCom: the CorpSecret).
     pub fn secret(&self) -> &str {
-        &self.server.state().secret
+        &self.server.state().accounts[0].secret
     }
 
-    /// The newest token of `cgi-bin/token`.
+    /// The account with this AppID; of several applications of one company the first.
     ///
-    /// `None` before the first one, and after [`revoke`](MockWechat::revoke) until the next one. A
-    /// token that has expired is still the newest one. Stable and WeCom tokens are not told here.
+    /// The calls here that mean one account mean the first one: `wechat.revoke()` is
+    /// `wechat.account(wechat.appid()).revoke()`.
+    ///
+    /// # Panics
+    ///
+    /// When there is none: see [`MockBuilder::another_account`].
+    #[track_caller]
+    pub fn account(&self, appid: &str) -> MockAccount {
+        let mut accounts = self.accounts().into_iter();
+        match accounts.find(|account| account.appid() == appid) {
+            Some(account) => account,
+            None => panic!("MockWechat has no account {appid:?}: give it to the builder"),
+        }
+    }
+
+    /// All accounts, the first one first.
+    pub fn accounts(&self) -> Vec<MockAccount> {
+        let places = 0..self.server.state().accounts.len();
+        places
+            .map(|at| MockAccount::new(self.server.clone(), at))
+            .collect()
+    }
+
+    fn first(&self) -> MockAccount {
+        MockAccount::new(self.server.clone(), 0)
+    }
+
+    /// The first account's [`MockAccount::current_token`].
     pub fn current_token(&self) -> Option<String> {
-        self.server.state().lock().tokens.current()
+        self.first().current_token()
     }
 
-    /// Voids every token of every kind at once, with no grace.
-    ///
-    /// Calls with them get 40001 (WeCom tokens: 40014). As with WeChat, a plain stable_token request
-    /// goes on handing out the stable token that is now dead, until it would have been replaced
-    /// anyhow or `force_refresh` is used.
+    /// The first account's [`MockAccount::revoke`].
     pub fn revoke(&self) {
-        self.server.state().lock().tokens.revoke();
+        self.first().revoke();
     }
 
-    /// Lets every token expire now: calls with them get 42001.
+    /// The first account's [`MockAccount::expire`].
     pub fn expire(&self) {
-        self.server.state().lock().tokens.expire(Instant::now());
+        self.first().expire();
     }
 
     /// Answers every API call that has a token, good or not, with `errcode`; `None` ends this.
@@ -135,17 +158,29 @@ impl MockWechat {
         self.server.state().lock().settings.api_delay = delay;
     }
 
-    /// How many `cgi-bin/token` requests a day are served; those past it get 45009.
-    ///
-    /// The day's count goes on: a quota below it is exhausted at once. The day begins with its first
-    /// request. stable_token and gettoken have quotas of their own at WeChat, and none here.
+    /// The first account's [`MockAccount::set_quota`].
     pub fn set_quota(&self, quota: u32) {
-        self.server.state().lock().tokens.set_quota(quota);
+        self.first().set_quota(quota);
     }
 
-    /// Whether token requests get 40164: the address is not on the account's allow-list.
+    /// The first account's [`MockAccount::refuse_excess_forces`].
+    pub fn refuse_excess_forces(&self, refuse: bool) {
+        self.first().refuse_excess_forces(refuse);
+    }
+
+    /// The first account's [`MockAccount::deny_address`].
     pub fn deny_address(&self, deny: bool) {
-        self.server.state().lock().settings.deny_address = deny;
+        self.first().deny_address(deny);
+    }
+
+    /// Answers requests to this path with a reply of your own, from now on.
+    ///
+    /// A path that ends in `*` stands for all that begin so. Of several replies to a request the latest counts, and
+    /// of those with a [condition](MockReply::when) the latest whose condition holds. API calls have to carry a good
+    /// token first, unless it is a reply [without](MockReply::without_token); no other check is made of them. A
+    /// queued [failure](MockWechat::fail_next) comes before it.
+    pub fn reply_to(&self, path: impl Into<String>, reply: MockReply) {
+        self.server.state().lock().replies.push(path.into(), reply);
     }
 
     /// Queues a failure for one request: the next one of its kind, and so on in order.
@@ -163,29 +198,40 @@ impl MockWechat {
         self.server.state().lock().settings.answer_early = early;
     }
 
+    /// Whether bodies in chunked encoding are taken.
+    ///
+    /// WeChat wants to know the length of every body: it answers others with the status 412 and nothing else. Turn this on
+    /// to test a client against a server that is not WeChat.
+    pub fn accept_chunked(&self, accept: bool) {
+        self.server.state().lock().settings.accept_chunked = accept;
+    }
+
     /// All requests of every kind, in order of arrival, each as far as it has come.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.server.state().lock().log.requests()
     }
 
-    /// How many token requests there were, of all three kinds.
+    /// How many token requests there were, of all three kinds and all accounts.
     pub fn token_requests(&self) -> TokenRequests {
-        self.server.state().lock().log.token_requests()
+        self.server.state().lock().log.token_requests(None)
     }
 
-    /// The customer service messages that were accepted, in order: one sent twice is here twice.
+    /// The first account's [`MockAccount::messages`].
     pub fn messages(&self) -> Vec<Value> {
-        self.server.state().lock().messages.clone()
+        self.first().messages()
     }
 
-    /// Forgets the requests, with them the [`token_requests`](MockWechat::token_requests), and the messages.
+    /// Forgets the requests, with them the [`token_requests`](MockWechat::token_requests), and the messages of all
+    /// accounts.
     ///
-    /// Requests that are under way stay forgotten. Tokens, quotas, the menu and the controls stay as
-    /// they are.
+    /// Requests that are under way stay forgotten. Tokens, quotas, menus, replies of your own and the
+    /// controls stay as they are.
     pub fn clear(&self) {
         let mut inner = self.server.state().lock();
         inner.log.clear();
-        inner.messages.clear();
+        for account in &mut inner.accounts {
+            account.messages.clear();
+        }
     }
 }
 

@@ -223,7 +223,7 @@ fn scope(platform: Platform, origins: &[&str]) -> Scope {
     let mut scope = Scope::default();
     scope.set_platform(platform);
     for origin in origins {
-        scope.add_origin(origin);
+        scope.add(BaseUrl::parse(origin).expect(origin));
     }
     scope
 }
@@ -239,7 +239,7 @@ fn the_platforms_own_hosts_get_the_token_in_any_case_and_with_the_default_port()
             "https://sh.api.weixin.qq.com/a",
             "https://sz.api.weixin.qq.com/a",
             "https://hk.api.weixin.qq.com/a",
-            "https://mp.weixin.qq.com/a",
+            "https://api.wechat.com/a",
             "https://api.weixin.qq.com",
             "https://api.weixin.qq.com:443/a",
             "https://API.Weixin.QQ.com/a",
@@ -282,6 +282,8 @@ fn a_host_that_only_looks_like_wechats_gets_no_token() {
             "https://x.api.weixin.qq.com/a",
             "https://api.weixin.qq.com./a",
             "https://qyapi.weixin.qq.com/a",
+            // Articles, and no API.
+            "https://mp.weixin.qq.com/s?__biz=a",
             "https://127.0.0.1/a",
             "https://[::1]/a",
         ],
@@ -331,20 +333,162 @@ fn an_origin_that_was_named_gets_the_token_and_its_neighbours_do_not() {
 }
 
 #[test]
-fn what_is_no_origin_is_refused() {
-    for text in [
-        "",
-        "/",
-        "127.0.0.1:8080",
-        "proxy.corp",
-        "ftp://proxy.corp",
-        "https://proxy.corp/base",
-        "https://proxy.corp?a",
-        "https://user@proxy.corp",
-        "https://proxy.corp:99999",
-        "https://",
+fn below_a_prefix_paths_are_read_from_there_on() {
+    for slash in ["", "/"] {
+        let base = format!("http://proxy/wx{slash}");
+        let scope = scope(Platform::OfficialAccount, &[&base]);
+        for (target, uris) in [
+            (
+                Target::Api,
+                &[
+                    "http://proxy/wx/cgi-bin/menu/get",
+                    "http://PROXY:80/wx/cgi-bin/menu/get",
+                    "http://proxy//wx//cgi-bin/menu/get",
+                    "http://proxy/wx",
+                    "http://proxy/wx?a",
+                    "http://proxy/wx/wx/sns/userinfo",
+                ][..],
+            ),
+            (
+                Target::Exempt,
+                &[
+                    "http://proxy/wx/sns/userinfo?access_token=USER",
+                    "http://proxy/wx//sns/userinfo",
+                    "http://proxy//wx/sns/userinfo",
+                    "http://proxy/wx/cgi-bin/component/api_query_auth",
+                    "http://proxy/wx/cgi-bin/gettoken",
+                    "http://proxy/wx/../sns/userinfo",
+                    "http://proxy/wx/%2e%2e/sns/userinfo",
+                    "http://proxy/wx/%73ns/userinfo",
+                ],
+            ),
+            (
+                Target::Token,
+                &[
+                    "http://proxy/wx/cgi-bin/token?appid=a",
+                    "http://proxy/wx//cgi-bin/stable_token",
+                ],
+            ),
+            (
+                Target::Elsewhere,
+                &[
+                    "http://proxy/cgi-bin/menu/get",
+                    "http://proxy/",
+                    "http://proxy/wxa/cgi-bin/menu/get",
+                    "http://proxy/WX/cgi-bin/menu/get",
+                    "http://proxy/x/wx/cgi-bin/menu/get",
+                    "http://proxy/a/../wx/cgi-bin/menu/get",
+                    "http://proxy/%77x/cgi-bin/menu/get",
+                    "http://proxy/wx%2fcgi-bin/menu/get",
+                    "https://proxy/wx/cgi-bin/menu/get",
+                    "http://proxy:8080/wx/cgi-bin/menu/get",
+                    "http://proxy/cgi-bin/token",
+                ],
+            ),
+        ] {
+            assert_targets(&scope, target, uris);
+        }
+    }
+}
+
+#[test]
+fn the_longest_prefix_wins() {
+    // Whichever is named first.
+    for bases in [
+        ["http://proxy", "http://proxy/a", "http://proxy/a/b"],
+        ["http://proxy/a/b", "http://proxy/a", "http://proxy"],
     ] {
-        assert!(Origin::parse(text).is_none(), "{text}");
+        let scope = scope(Platform::OfficialAccount, &bases);
+        let exempt = [
+            "http://proxy/sns/x",
+            "http://proxy/a/sns/x",
+            "http://proxy/a/b/sns/x",
+            // What a server makes of it that decodes it.
+            "http://proxy/%61/b/sns/x",
+            "http://proxy/a%2Fb/sns/x",
+        ];
+        assert_targets(&scope, Target::Exempt, &exempt);
+        let api = ["http://proxy/b/sns/x", "http://proxy/a/c/sns/x"];
+        assert_targets(&scope, Target::Api, &api);
+    }
+    let own = scope(
+        Platform::OfficialAccount,
+        &["https://api.weixin.qq.com/inner"],
+    );
+    for (target, uri) in [
+        (Target::Exempt, "https://api.weixin.qq.com/sns/x"),
+        (Target::Exempt, "https://api.weixin.qq.com/inner/sns/x"),
+        (Target::Api, "https://api.weixin.qq.com/cgi-bin/x"),
+        (Target::Api, "https://api2.weixin.qq.com/inner/sns/x"),
+    ] {
+        assert_targets(&own, target, &[uri]);
+    }
+}
+
+#[test]
+fn a_path_of_its_own_is_read_as_it_is_and_below_each_prefix() {
+    let bases = ["http://proxy/wx", "http://other/a/b", "http://127.0.0.1:1"];
+    let scope = scope(Platform::OfficialAccount, &bases);
+    for (target, uris) in [
+        (
+            Target::Exempt,
+            &[
+                "/sns/userinfo",
+                "/wx/sns/userinfo",
+                "//wx//sns/userinfo",
+                "/a/b/sns/userinfo",
+                "/wx/../sns/userinfo",
+                "/%77x/sns/userinfo",
+            ][..],
+        ),
+        (
+            Target::Token,
+            &[
+                "/cgi-bin/token",
+                "/wx/cgi-bin/token",
+                "/a/b/cgi-bin/stable_token",
+            ],
+        ),
+        (
+            Target::Api,
+            &[
+                "/cgi-bin/menu/get",
+                "/wx/cgi-bin/menu/get",
+                "/a/sns/userinfo",
+                "/wx",
+            ],
+        ),
+        (Target::Elsewhere, &["*"]),
+    ] {
+        assert_targets(&scope, target, uris);
+    }
+}
+
+proptest! {
+    /// The rule of R2, told in another way: below a base URL all is as it is at the root.
+    #[test]
+    fn a_prefix_changes_nothing_but_where_paths_begin(
+        prefix in "(/[a-z]{1,3}){1,3}",
+        slashes in "/{0,2}",
+        path in prop_oneof![
+            "(/[a-z%.0-9]{0,4}){0,4}",
+            prop::sample::select(vec![
+                "/sns/userinfo", "/cgi-bin/token", "/cgi-bin/stable_token", "/cgi-bin/menu/get",
+                "/cgi-bin/component/x", "/%73ns/x", "/../sns/x", "//sns//x", "/cgi-bin/./token",
+            ]).prop_map(str::to_owned),
+        ],
+    ) {
+        let base = format!("http://proxy{prefix}{slashes}");
+        let below = scope(Platform::OfficialAccount, &[&base]);
+        let Ok(uri) = format!("http://proxy{prefix}{path}").parse::<Uri>() else { return Ok(()) };
+        let root = scope(Platform::OfficialAccount, &["http://proxy"]);
+        let at_root = self::uri(&format!("http://proxy{path}"));
+        prop_assert_eq!(below.target(&uri), root.target(&at_root));
+        // A path of its own gets the token only if no reading of it says otherwise.
+        let bare = self::uri(&format!("{prefix}{path}"));
+        if below.target(&uri) != Target::Api {
+            prop_assert_ne!(below.target(&bare), Target::Api);
+        }
     }
 }
 
@@ -392,6 +536,11 @@ fn a_path_that_is_another_once_it_is_resolved_is_left_alone() {
             "/cgi-bin/%2e%2E/sns/userinfo",
             "/cgi-bin/./token",
             "/cgi-bin/menu/get/..",
+            "/cgi-bin%2f..%2fsns/userinfo",
+            "/%73ns/userinfo",
+            "/%2fsns%2fuserinfo",
+            "/cgi-bin/clear%5Fquota/v2",
+            "/cgi-bin/%74oken",
         ],
     );
     assert_targets(
@@ -459,5 +608,70 @@ proptest! {
         });
         let asked = Scope::default().target(&uri) == Target::Api;
         prop_assert!(!asked || (own && matches!(uri.port_u16(), None | Some(443))));
+    }
+}
+
+// R2: a query that names another credential.
+
+/// The rule again, in other words: names are decoded, and the account's token outweighs all.
+fn expected_other(query: &str) -> bool {
+    let names = || {
+        query
+            .split('&')
+            .map(|p| decoded(p.split('=').next().unwrap()))
+    };
+    names().any(|name| name.ends_with(b"_access_token"))
+        && !names().any(|name| name == b"access_token")
+}
+
+#[test]
+fn a_query_that_names_another_credential_is_known_in_any_writing() {
+    for query in [
+        "component_access_token=C",
+        "suite_access_token=S",
+        "provider_access_token=P",
+        "cloudbase_access_token=B",
+        "authorizer_access_token=A",
+        "a=1&component_access_token=C&b",
+        "component_access_token",
+        "%63omponent_access_token=C",
+        "component%5Faccess%5ftoken=C",
+        "component_access_toke%6E=C",
+    ] {
+        assert!(names_other_credential(query), "{query}");
+    }
+    for query in [
+        "",
+        "access_token=T",
+        "component_access_token=C&access_token=T",
+        "access%5Ftoken=T&component_access_token=C",
+        "component_access_tokens=C",
+        "componentaccess_token=C",
+        "component_access_token%00=C",
+        "a=component_access_token",
+        "redirect=https://h/?component_access_token=C",
+        "component%255Faccess_token=C",
+        "Component_Access_Token=C",
+    ] {
+        assert!(!names_other_credential(query), "{query}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_query_names_another_credential_if_and_only_if_the_rule_says_so(
+        parameters in prop::collection::vec(
+            prop_oneof![
+                a_parameter(),
+                "(component|suite|%5f|x)?(_|%5F|%5f|-)access(_|%5F)toke(n|%6e|s)(=[a-z&%]{0,4})?",
+                "[ -~]{0,30}",
+            ],
+            0..5,
+        ),
+    ) {
+        let query = parameters.join("&");
+        prop_assert_eq!(names_other_credential(&query), expected_other(&query), "{}", query);
+        let names_own = query.split('&').any(names_a_token);
+        prop_assert_eq!(has_token(&query), names_own);
     }
 }

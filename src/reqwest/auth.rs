@@ -32,8 +32,9 @@ use crate::service::WechatAuth;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let client = client_builder().build()?;
-/// let source = StableToken::new(client.clone(), "wx0123456789abcdef", "the AppSecret");
-/// let layer = WechatAuthLayer::new(TokenManager::new(source)).answer_token_requests(true);
+/// let appid = "wx0123456789abcdef";
+/// let source = StableToken::new(client.clone(), appid, "the AppSecret");
+/// let layer = WechatAuthLayer::new(TokenManager::new(source)).answer_token_requests([appid]);
 /// let wechat = ReqwestAuthLayer::new(layer).layer(client);
 /// # drop(wechat);
 /// # Ok(())

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use http_body::Body as _;
 
 use super::reqwest::Body;
-use crate::body::{Replay, ReplayBody, RequestBody};
+use crate::body::{Peek, Replay, ReplayBody, RequestBody};
 
 impl RequestBody for Body {
     fn capture(mut self, limit: usize) -> (Self, Replay<Self>) {
@@ -22,6 +22,13 @@ impl RequestBody for Body {
             _ => Default::default(),
         };
         (Body::from(bytes.clone()), Replay::ready(Body::from(bytes)))
+    }
+
+    fn peek(self, limit: usize) -> Peek<Self> {
+        match self.as_bytes() {
+            Some(_) => Peek::of_memory(self, limit, |body| body.as_bytes().unwrap_or_default()),
+            None => ReplayBody::new(self).peek(limit).map(Body::wrap),
+        }
     }
 }
 

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::places::Held;
 use crate::token::BoxError;
 
 /// tower-http's `TimeoutBody` counts the time in which nobody asks for more, too, and hides how long a body is.
@@ -22,8 +21,6 @@ pub(super) struct WatchedBody<B> {
     timer: Option<Pin<Box<Sleep>>>,
     /// How many bytes may still come.
     left: u64,
-    /// Given back when the body is dropped.
-    _held: Option<Held>,
 }
 
 /// Why a body ended before its end.
@@ -42,18 +39,16 @@ impl<B> WatchedBody<B> {
             pause,
             timer: None,
             left: limit as u64,
-            _held: None,
         }
     }
 
-    /// That of a reply, whose call is under way as long as it is.
-    pub(super) fn of_reply(body: B, pause: Duration, held: Held) -> Self {
+    /// That of a reply.
+    pub(super) fn of_reply(body: B, pause: Duration) -> Self {
         WatchedBody {
             body,
             pause,
             timer: None,
             left: u64::MAX,
-            _held: Some(held),
         }
     }
 }

@@ -1,35 +1,39 @@
 //! The calls of a gateway: everything that is not a token request, passed on to WeChat.
 
 use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::io;
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tower::{Layer, ServiceExt};
 
 use super::body::{BodyError, WatchedBody};
 use super::clients::Client;
 use super::headers;
 use super::http::{BoxFuture, Http, OnBehalf};
+use super::incoming::{presented, without_data};
 use super::limits::Limits;
 use super::metrics;
 use super::opaque::{Seal, Unsealed};
-use super::places::{Held, Places};
+use super::places::Places;
 use super::query::parameters;
-use super::redirect;
 use super::refusal::Refusal;
 use super::registry::{Account, Registry};
-use super::target::Upstream;
+use super::reply::{self, Asked};
+use super::searched::{End, causes};
+use super::secrets::{Secrets, Sent};
+use super::target::{NoTarget, Upstream};
+use super::teller::{Teller, Warnings};
 use crate::body::ReplyBody;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::layer::WechatAuthLayer;
-use crate::outcome::{AuthOutcome, NotReplayed};
 use crate::platform;
 use crate::service::WechatAuth;
-use crate::warnings::Seldom;
 
 /// What all calls of a gateway share.
 pub(super) struct Calls {
@@ -39,7 +43,7 @@ pub(super) struct Calls {
     limits: Limits,
     places: Places,
     wechat: WechatAuth<Http>,
-    failing: Seldom,
+    warnings: Arc<Warnings>,
 }
 
 impl Calls {
@@ -62,7 +66,7 @@ impl Calls {
             upstream,
             limits,
             wechat: layer.layer(http),
-            failing: Seldom::default(),
+            warnings: Arc::default(),
         }
     }
 
@@ -72,74 +76,116 @@ impl Calls {
     }
 
     async fn pass_on(&self, request: Request) -> Result<Response, Refusal> {
-        let (target, own) = self
-            .read(&request)
-            .inspect_err(|_| metrics::call_refused("malformed"))?;
+        let target = self.target(&request)?;
+        let own = presented(request.uri())?;
         let (client, account) = self.open(&own)?;
-        let told = |result| metrics::call(client, account, result);
+        let teller = Teller {
+            warnings: Arc::clone(&self.warnings),
+            client: Arc::clone(&client.name),
+            account: Arc::clone(&account.appid),
+            sent_to: target.clone(),
+        };
         let held = self.places.take(client).ok_or_else(|| {
-            told("overloaded");
+            teller.count("overloaded");
             overloaded()
         })?;
 
-        let sent_to = target.clone();
+        let is_head = request.method() == Method::HEAD;
+        let sent = Sent::default();
         let call = self.call(
             request,
             target,
             OnBehalf {
                 tokens: account.tokens_for(client).clone(),
-                own: own.as_str().into(),
+                sent: sent.clone(),
+                pause: self.limits.body_pause,
             },
         );
-        let call = call.inspect_err(|_| told("body_failed"))?;
-        let reply = timeout(self.limits.timeout, self.send(call))
-            .await
-            .map_err(|_| {
-                told("timeout");
-                timed_out()
-            })?;
-        let reply = reply.map_err(|error| self.failed(client, account, sent_to.path(), &error))?;
-        if let Some(refusal) = rejected(&reply) {
-            told("rejected");
+        let call = call.await.inspect_err(|_| teller.count("body_failed"))?;
+        let until = Instant::now() + self.limits.timeout;
+        let late = |_| {
+            teller.count("timeout");
+            teller.warn(&self.warnings.timeout, "WeChat did not answer in time");
+            timed_out(&sent)
+        };
+        let reply = timeout_at(until, self.send(call)).await.map_err(late)?;
+        let reply = reply.map_err(|error| self.failed(&teller, &sent, &error))?;
+        if let Some(refusal) = reply::rejected(&reply) {
+            teller.count("rejected");
             return Err(refusal);
         }
-        told("ok");
+        let asked = Asked {
+            upstream: &self.upstream,
+            secrets: Secrets::of_call(&sent, &account.tokens),
+            own: &own,
+            is_head,
+        };
+        let tell = {
+            let teller = teller.clone();
+            move |end: End<'_>| {
+                teller.ended(end);
+                // Its place is taken as long as its reply is under way.
+                drop(held);
+            }
+        };
+        let reply = timeout_at(until, reply::hand_on(reply, asked, tell));
+        let reply = reply.await.map_err(late)?.map_err(|why| {
+            teller.unfit(&why);
+            Refusal::may_have_acted(why)
+        })?;
         tracing::debug!(
             client = &*client.name,
             account = &*account.appid,
-            path = sent_to.path(),
+            path = teller.sent_to.path(),
             "passed on"
         );
-        Ok(self.hand_on(reply, &own, held))
+        Ok(reply)
     }
 
-    /// Where the call is to go, and the token that it came with.
-    fn read(&self, request: &Request) -> Result<(Uri, String), Refusal> {
+    /// Where the call is to go.
+    fn target(&self, request: &Request) -> Result<Uri, Refusal> {
         let uri = request.uri();
         let target_bytes = uri
             .path_and_query()
             .map_or(0, |target| target.as_str().len());
         if target_bytes + headers::size(request.headers()) > self.limits.header_bytes {
+            metrics::call_refused("malformed");
             return Err(Refusal::with_status(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 48001,
                 "the headers are too large for the gateway",
             ));
         }
-        let target = self.upstream.target(request)?;
-        let mut tokens = parameters(uri.query().unwrap_or_default())
-            .filter(|(name, _)| name == "access_token")
-            .map(|(_, token)| token);
-        let token = tokens.next().filter(|token| !token.is_empty());
-        let token = token.ok_or_else(|| Refusal::new(41001, "access_token missing"))?;
-        if tokens.next().is_some() {
-            // It would be up to the server which of them counts.
-            return Err(Refusal::new(
-                40001,
-                "invalid credential, there is more than one access_token",
-            ));
+        self.upstream.target(request).map_err(|no_target| {
+            match &no_target {
+                NoTarget::Mistake(_) => metrics::call_refused("malformed"),
+                NoTarget::NotServed(_) => {
+                    metrics::call_refused("not_served");
+                    self.tell_of_not_served(uri);
+                }
+            }
+            no_target.into_refusal()
+        })
+    }
+
+    /// Whoever runs the gateway wants to know whom to give another base URL.
+    fn tell_of_not_served(&self, uri: &Uri) {
+        if !self.warnings.not_served.is_due() {
+            return;
         }
-        Ok((target, token.into_owned()))
+        let query = uri.query().unwrap_or_default();
+        let mut clients = parameters(query).filter_map(|(name, value)| match &*name {
+            "access_token" => Some(self.seal.open(&value, &self.registry).ok()?.0),
+            "secret" => self.registry.client_with(&value),
+            _ => None,
+        });
+        let client = clients.next().map(|client| &*client.name);
+        let path = uri.path();
+        tracing::info!(
+            client,
+            path,
+            "a path of WeChat's was asked for that the gateway does not pass on: errcode 48001"
+        );
     }
 
     fn open(&self, token: &str) -> Result<(&Client, &Account), Refusal> {
@@ -159,25 +205,39 @@ impl Calls {
     }
 
     /// The call as WeChat gets it: made anew, so that nothing goes along that is not meant to.
-    fn call(&self, request: Request, target: Uri, on_behalf: OnBehalf) -> Result<Request, Refusal> {
+    async fn call(
+        &self,
+        request: Request,
+        target: Uri,
+        on_behalf: OnBehalf,
+    ) -> Result<Request, Refusal> {
         let (head, body) = request.into_parts();
         let limits = &self.limits;
         if body.size_hint().lower() > limits.body_bytes as u64 {
             return Err(body_failed(&BodyError::TooLarge));
         }
-        let body = match body.is_end_stream() {
-            true => Body::empty(),
-            false => Body::new(WatchedBody::of_call(
+        let watched = |body| {
+            Body::new(WatchedBody::of_call(
                 body,
                 limits.body_pause,
                 limits.body_bytes,
-            )),
+            ))
         };
+        let body = match body.is_end_stream() {
+            true => Body::empty(),
+            false if head.method == Method::POST => watched(body),
+            false => without_data(watched(body)).await?,
+        };
+        let length = length(&body, &head.headers);
         let mut call = Request::new(body);
-        *call.method_mut() = head.method;
         *call.uri_mut() = target;
         *call.headers_mut() = head.headers;
         headers::clean_request(call.headers_mut());
+        if let Some(length) = length.filter(|_| head.method == Method::POST) {
+            call.headers_mut()
+                .insert(header::CONTENT_LENGTH, length.into());
+        }
+        *call.method_mut() = head.method;
         call.extensions_mut().insert(on_behalf);
         Ok(call)
     }
@@ -187,93 +247,88 @@ impl Calls {
         Box::pin(self.wechat.clone().oneshot(call))
     }
 
-    fn failed(&self, client: &Client, account: &Account, path: &str, error: &Error) -> Refusal {
-        let (name, appid) = (&*client.name, &*account.appid);
+    fn failed(&self, teller: &Teller, sent: &Sent, error: &Error) -> Refusal {
+        let (client, account) = (&*teller.client, &*teller.account);
+        let path = teller.sent_to.path();
         if let Some(why) = error.token_error() {
             // The manager has told of it already.
-            tracing::debug!(client = name, account = appid, path, %error, "not passed on");
-            metrics::call(client, account, "no_token");
+            tracing::debug!(client, account, path, %error, "not passed on");
+            teller.count("no_token");
             return Refusal::no_token(why);
         }
-        let mut causes =
-            std::iter::successors(Some(error.get_ref() as &dyn std::error::Error), |error| {
-                error.source()
-            });
-        if let Some(why) = causes.find_map(|error| error.downcast_ref::<BodyError>()) {
-            tracing::debug!(client = name, account = appid, path, %why, "not passed on");
-            metrics::call(client, account, "body_failed");
+        if error.kind() == ErrorKind::UriTooLong {
+            teller.count("malformed");
+            return Refusal::with_status(
+                StatusCode::URI_TOO_LONG,
+                48001,
+                "the target is too long with WeChat's access_token in it",
+            );
+        }
+        let causes = || causes(error.get_ref());
+        if let Some(why) = causes().find_map(|error| error.downcast_ref::<BodyError>()) {
+            tracing::debug!(client, account, path, %why, "not passed on");
+            teller.count("body_failed");
             return body_failed(why);
         }
-        metrics::call(client, account, "failed");
-        if self.failing.is_due() {
-            tracing::warn!(client = name, account = appid, path, %error, "a call did not get through to WeChat");
+        if !sent.is_any() {
+            tracing::debug!(client, account, path, %error, "not passed on");
+            teller.count("not_sent");
+            return Refusal::not_sent(error);
+        }
+        let unsent = causes().any(is_of_connecting);
+        teller.count(if unsent { "not_sent" } else { "failed" });
+        if self.warnings.failing.is_due() {
+            tracing::warn!(client, account, path, %error, "a call did not get through to WeChat");
         } else {
-            tracing::debug!(client = name, account = appid, path, %error, "a call did not get through to WeChat");
+            tracing::debug!(client, account, path, %error, "a call did not get through to WeChat");
         }
-        Refusal::with_status(
-            StatusCode::BAD_GATEWAY,
-            platform::BUSY,
-            format!("system error: {error}"),
-        )
-    }
-
-    fn hand_on(&self, reply: http::Response<ReplyBody<Body>>, own: &str, held: Held) -> Response {
-        let (mut head, body) = reply.into_parts();
-        headers::clean_reply(&mut head.headers);
-        redirect::lead_here(&mut head.headers, &self.upstream, own);
-        let body = WatchedBody::of_reply(body, self.limits.body_pause, held);
-        let mut reply = Response::new(Body::new(body));
-        *reply.status_mut() = head.status;
-        *reply.headers_mut() = head.headers;
-        // Of what the client leaves there, only this tells no token.
-        if let Some(outcome) = head.extensions.remove::<AuthOutcome>() {
-            reply.extensions_mut().insert(outcome);
+        match unsent {
+            true => Refusal::with_status(
+                StatusCode::BAD_GATEWAY,
+                platform::BUSY,
+                format!("system error: not sent, {error}"),
+            ),
+            false => Refusal::may_have_acted(error),
         }
-        reply
     }
 }
 
-/// Where WeChat's last word is that it does not want its own token. The client would take that for a word about the
-/// client's, get another and send the call again; all that is wrong with it may be that it came at a bad time.
-fn rejected(reply: &http::Response<ReplyBody<Body>>) -> Option<Refusal> {
-    let outcome = reply.extensions().get::<AuthOutcome>()?;
-    let errcode = outcome.errcode()?;
-    if outcome.replayed() && !outcome.rejected_again() {
-        return None;
-    }
-    let why = match outcome.not_replayed() {
-        Some(NotReplayed::BodyNotKept) => {
-            "the call is too large to be sent again: send it once more"
-        }
-        Some(_) => "there is no other yet",
-        None => "another one, too: does the body hold an access_token of its own?",
-    };
-    let rid = outcome.rid().unwrap_or("none");
-    Some(Refusal::new(
-        platform::BUSY,
-        format!(
-            "system error: WeChat rejected the gateway's own token with errcode {errcode}, and {why} rid: {rid}"
-        ),
-    ))
+/// How long the body of a call is, for WeChat wants to know it.
+fn length(body: &Body, headers: &HeaderMap) -> Option<u64> {
+    body.size_hint()
+        .exact()
+        .or_else(|| headers::length(headers))
+}
+
+/// Whether a client failed before it had a connection, so that nothing was sent. Its own types are not known here: hyper-util's,
+/// which reqwest's has within, is known by what it says.
+fn is_of_connecting(error: &(dyn StdError + 'static)) -> bool {
+    let refused = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    refused || error.to_string() == "client error (Connect)"
 }
 
 fn overloaded() -> Refusal {
     Refusal::with_status(
         StatusCode::SERVICE_UNAVAILABLE,
         platform::BUSY,
-        "system busy: too many calls are under way at the gateway",
+        "system busy: not sent, too many calls are under way at the gateway",
     )
 }
 
-fn timed_out() -> Refusal {
-    Refusal::with_status(
-        StatusCode::GATEWAY_TIMEOUT,
-        platform::BUSY,
-        "system error: WeChat did not answer the gateway in time",
-    )
+fn timed_out(sent: &Sent) -> Refusal {
+    match sent.is_any() {
+        true => Refusal::may_have_acted("it did not answer the gateway in time"),
+        false => Refusal::with_status(
+            StatusCode::GATEWAY_TIMEOUT,
+            platform::BUSY,
+            "system error: not sent, there was no access_token in time",
+        ),
+    }
 }
 
-fn body_failed(why: &BodyError) -> Refusal {
+pub(super) fn body_failed(why: &BodyError) -> Refusal {
     let (status, errcode) = match why {
         BodyError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 45001),
         BodyError::Paused => (StatusCode::REQUEST_TIMEOUT, 44002),

@@ -9,7 +9,7 @@ use std::fmt;
 /// let error = TokenServer::builder().build().unwrap_err();
 /// assert_eq!(error.to_string(), "there is no account: give each with its tokens");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct BuildError {
     message: String,
 }
@@ -25,6 +25,13 @@ impl BuildError {
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+/// What `Display` says, for programs whose `main` returns it.
+impl fmt::Debug for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BuildError({self})")
     }
 }
 

@@ -1,15 +1,20 @@
-//! Failed attempts: whoever guesses is told no more slowly each time, and is told of in the log.
+//! Failed attempts: whoever guesses waits for a moment, and stands in the log.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
-const FIRST_DELAY: Duration = Duration::from_millis(250);
-const LONGEST_DELAY: Duration = Duration::from_secs(4);
+/// What the first failures wait for, and no later one: about a second in all. SDKs ask for a token under a lock, and one mistyped
+/// secret would hold up every caller of theirs. What keeps guesses out is the length of secrets.
+const DELAYS: [Duration; 3] = [
+    Duration::from_millis(250),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+];
 
 /// After so long without another failure somebody starts anew.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
@@ -22,10 +27,23 @@ const MOST_KNOWN: usize = 4096;
 const MOST_WAITING: usize = 1024;
 const MOST_WAITING_OF_ONE: usize = 32;
 
+/// So many attempts are named in the log in a minute, whoever makes them. The others are counted.
+const MOST_NAMED: u32 = 12;
+const WINDOW: Duration = Duration::from_secs(60);
+
 /// Counts them. Only failures wait: a good secret is answered at once, wherever it comes from.
 pub(super) struct Failures {
     known: Mutex<HashMap<Who, Failed>>,
     waiting: Semaphore,
+    log: Arc<Mutex<Log>>,
+}
+
+/// What the log has had of them.
+struct Log {
+    since: Instant,
+    named: u32,
+    /// Of this minute, for the line at its end.
+    unnamed: u64,
 }
 
 /// Where an attempt came from, and whose it was, as far as that is known.
@@ -46,6 +64,11 @@ impl Failures {
         Failures {
             known: Mutex::default(),
             waiting: Semaphore::new(MOST_WAITING),
+            log: Arc::new(Mutex::new(Log {
+                since: Instant::now(),
+                named: 0,
+                unnamed: 0,
+            })),
         }
     }
 
@@ -62,15 +85,56 @@ impl Failures {
             client: client.map(str::to_owned),
         };
         let (times, own) = self.count(who, Instant::now());
-        tell(address, appid, client, why, times);
+        self.tell(address, appid, client, why, times);
         if let (Ok(_place), Ok(_own)) = (self.waiting.try_acquire(), own.try_acquire()) {
             sleep(delay(times)).await;
         }
     }
 
+    /// A warning for the first, second, fourth and so on, and [`MOST_NAMED`] in a minute: whoever tries a million times, from
+    /// as many addresses, must not fill a disk.
+    fn tell(
+        &self,
+        address: Option<IpAddr>,
+        appid: &str,
+        client: Option<&str>,
+        why: &str,
+        times: u32,
+    ) {
+        let address = address.map_or("unknown".into(), |address| address.to_string());
+        // Whatever somebody sends as an appid.
+        let appid: String = appid
+            .chars()
+            .take(64)
+            .flat_map(char::escape_debug)
+            .collect();
+        if times.is_power_of_two() && self.may_name(Instant::now()) {
+            tracing::warn!(%address, client, appid, times, "refused a token: {why}");
+        } else {
+            tracing::debug!(%address, client, appid, times, "refused a token: {why}");
+        }
+    }
+
+    /// Whether one more may be named. One that may not is counted, for one line at the end of the minute.
+    fn may_name(&self, now: Instant) -> bool {
+        let mut log = lock(&self.log);
+        if now >= log.since + WINDOW && log.unnamed == 0 {
+            (log.since, log.named) = (now, 0);
+        }
+        if log.named < MOST_NAMED {
+            log.named += 1;
+            return true;
+        }
+        log.unnamed += 1;
+        if log.unnamed == 1 {
+            tokio::spawn(sum_up(Arc::clone(&self.log), log.since + WINDOW));
+        }
+        false
+    }
+
     /// How often these have failed of late, and the places in which their attempts wait.
     fn count(&self, who: Who, now: Instant) -> (u32, Arc<Semaphore>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         if known.len() >= MOST_KNOWN && !known.contains_key(&who) {
             let oldest = known.iter().min_by_key(|(_, failed)| failed.last);
             if let Some(oldest) = oldest.map(|(who, _)| who.clone()) {
@@ -100,24 +164,25 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 fn delay(times: u32) -> Duration {
-    let doubled = FIRST_DELAY.saturating_mul(1 << times.saturating_sub(1).min(16));
-    doubled.min(LONGEST_DELAY)
+    let delay = DELAYS.get(times.saturating_sub(1) as usize);
+    delay.copied().unwrap_or_default()
 }
 
-/// A warning for the first, second, fourth and so on: whoever tries a million times must not fill a disk.
-fn tell(address: Option<IpAddr>, appid: &str, client: Option<&str>, why: &str, times: u32) {
-    let address = address.map_or("unknown".into(), |address| address.to_string());
-    // Whatever somebody sends as an appid.
-    let appid: String = appid
-        .chars()
-        .take(64)
-        .flat_map(char::escape_debug)
-        .collect();
-    if times.is_power_of_two() {
-        tracing::warn!(%address, client, appid, times, "refused a token: {why}");
-    } else {
-        tracing::debug!(%address, client, appid, times, "refused a token: {why}");
-    }
+async fn sum_up(log: Arc<Mutex<Log>>, at: Instant) {
+    sleep_until(at).await;
+    let attempts = {
+        let mut log = lock(&log);
+        (log.since, log.named) = (Instant::now(), 0);
+        std::mem::take(&mut log.unnamed)
+    };
+    tracing::warn!(
+        attempts,
+        "refused tokens, in the last minute, to more attempts than are named here"
+    );
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -136,10 +201,10 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_waits_longer_up_to_a_limit() {
+    fn all_failures_together_wait_for_about_a_second() {
         let delays = (1..=6).map(|times| delay(times).as_millis());
-        assert!(delays.eq([250, 500, 1000, 2000, 4000, 4000]));
-        assert_eq!(delay(u32::MAX), LONGEST_DELAY);
+        assert!(delays.eq([250, 250, 500, 0, 0, 0]));
+        assert_eq!(delay(u32::MAX), Duration::ZERO);
     }
 
     #[test]
@@ -189,6 +254,6 @@ mod tests {
         sleep(Duration::from_millis(1)).await;
         let begun = Instant::now();
         suffer([10, 0, 0, 2]).await.unwrap();
-        assert!(begun.elapsed() >= FIRST_DELAY);
+        assert!(begun.elapsed() >= DELAYS[0]);
     }
 }

@@ -25,7 +25,7 @@ const SHORTEST_KEY: usize = 32;
 ///
 /// A client asks the gateway for a token as it would ask WeChat, gets one of the gateway's own, and makes its calls to
 /// the gateway with it. It never sees a token of WeChat's, and is not told when one dies: the gateway refreshes and sends the
-/// call again, and where even that does not help, it answers -1 (system busy). Bodies stream in both directions.
+/// call again, and where even that does not help, it says so in an errcode of its own ([`server`](crate::server#endpoints)). Bodies stream in both directions.
 ///
 /// ```
 /// # use axum::body::Body;
@@ -162,7 +162,8 @@ impl ServerBuilder<Gateway> {
         self
     }
 
-    /// How long the body of a call may pause, and that of a reply; default 30 s. Past it: status 408, and the end of the reply.
+    /// How long the body of a call may pause, and that of a reply; default 30 s. Past it: status 408, and
+    /// of a reply an error, or, where its beginning has gone out, its end.
     pub fn body_pause(mut self, pause: Duration) -> Self {
         self.kind.limits.body_pause = pause;
         self
@@ -182,7 +183,8 @@ impl ServerBuilder<Gateway> {
         self
     }
 
-    /// How long a call may take until WeChat's reply begins, its upload included; default 120 s. Past it: status 504.
+    /// How long a call may take until WeChat's reply begins, its upload included; default 120 s. Past it: errcode 59900502, as WeChat may
+    /// have acted on the call.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.kind.limits.timeout = timeout;
         self

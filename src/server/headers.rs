@@ -2,6 +2,17 @@
 
 use axum::http::{HeaderMap, HeaderName, header};
 
+/// How long a body is, and in what form it comes: said anew in both directions, by whoever sends it on. A copy may contradict
+/// the body (aspnet/Proxy#30, servicetalk#1349).
+fn is_framing(name: &HeaderName) -> bool {
+    [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::TRAILER,
+    ]
+    .contains(name)
+}
+
 /// Of one connection only (RFC 9110, 7.6.1), beside those that `Connection` names.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
@@ -12,8 +23,6 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
             | "proxy-authenticate"
             | "proxy-authorization"
             | "te"
-            | "trailer"
-            | "transfer-encoding"
             | "upgrade"
     )
 }
@@ -41,13 +50,13 @@ fn is_of_wechats_host(name: &HeaderName) -> bool {
 /// The headers of a client's request as they go to WeChat. `Accept-Encoding` is none of them: the layer must be able to read the
 /// replies.
 pub(super) fn clean_request(headers: &mut HeaderMap) {
-    clean(headers, |name| !is_for_wechat(name));
+    clean(headers, |name| !is_for_wechat(name) || is_framing(name));
 }
 
 /// The headers of a reply of WeChat's as they go to a client.
 pub(super) fn clean_reply(headers: &mut HeaderMap) {
     clean(headers, |name| {
-        is_hop_by_hop(name) || is_of_wechats_host(name)
+        is_hop_by_hop(name) || is_framing(name) || is_of_wechats_host(name)
     });
 }
 
@@ -57,12 +66,36 @@ fn clean(headers: &mut HeaderMap, is_to_go: impl Fn(&HeaderName) -> bool) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse::<HeaderName>().ok());
-    // How long the body is, is not of one connection, whoever says so.
-    let named = named.filter(|name| *name != header::CONTENT_LENGTH);
     let listed = headers.keys().filter(|name| is_to_go(name)).cloned();
     for name in named.chain(listed).collect::<Vec<_>>() {
         headers.remove(name);
     }
+}
+
+/// The one length that the headers declare; `None` where they declare none, several, or chunks beside it.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next()?.to_str().ok()?;
+    let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+    let is_the_only_one =
+        lengths.next().is_none() && !headers.contains_key(header::TRANSFER_ENCODING);
+    (is_number && is_the_only_one).then(|| length.parse().ok())?
+}
+
+/// Whether the body of a reply is what its sender wrote: no HTTP client undoes a transfer coding but `chunked`.
+pub(super) fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    codings.all(|coding| {
+        coding
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked")
+    }) && headers.get_all(header::TRANSFER_ENCODING).iter().count() < 2
+}
+
+/// What describes a body, of a reply that has lost it.
+pub(super) fn forget_body(headers: &mut HeaderMap) {
+    clean(headers, |name| name.as_str().starts_with("content-"));
 }
 
 /// What a server that counts bytes of headers counts.
@@ -130,7 +163,6 @@ mod tests {
         ]);
         clean_request(&mut cleaned);
         let kept = headers(&[
-            ("content-length", "2"),
             ("content-type", "multipart/form-data; boundary=x"),
             ("user-agent", "wechatpy"),
             ("wechatmp-signature", "x"),
@@ -139,9 +171,53 @@ mod tests {
     }
 
     #[test]
-    fn no_client_can_have_the_length_of_its_body_forgotten() {
-        let mut cleaned = headers(&[("connection", "content-length"), ("content-length", "2")]);
-        clean_request(&mut cleaned);
-        assert_eq!(cleaned, headers(&[("content-length", "2")]));
+    fn s4_framing_is_copied_in_neither_direction() {
+        let framing = [
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("trailer", "x"),
+        ];
+        let (mut request, mut reply) = (headers(&framing), headers(&framing));
+        clean_request(&mut request);
+        clean_reply(&mut reply);
+        assert!(request.is_empty() && reply.is_empty());
+    }
+
+    #[test]
+    fn a_length_counts_where_it_is_one_number_and_all_that_is_said() {
+        for (lines, expected) in [
+            (&[("content-length", "27")][..], Some(27)),
+            (&[("content-length", "0")], Some(0)),
+            (&[("content-length", "27, 27")], None),
+            (&[("content-length", "27"), ("content-length", "27")], None),
+            (&[("content-length", "+27")], None),
+            (&[("content-length", "99999999999999999999")], None),
+            (
+                &[("content-length", "27"), ("transfer-encoding", "chunked")],
+                None,
+            ),
+            (&[], None),
+        ] {
+            assert_eq!(length(&headers(lines)), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_transfer_coding_beside_chunked_is_not_plain() {
+        for (lines, plain) in [
+            (&[][..], true),
+            (&[("transfer-encoding", "Chunked")], true),
+            (&[("transfer-encoding", "gzip, chunked")], false),
+            (&[("transfer-encoding", "identity")], false),
+            (
+                &[
+                    ("transfer-encoding", "gzip"),
+                    ("transfer-encoding", "chunked"),
+                ],
+                false,
+            ),
+        ] {
+            assert_eq!(is_plainly_framed(&headers(lines)), plain, "{lines:?}");
+        }
     }
 }

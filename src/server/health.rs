@@ -44,14 +44,19 @@ pub(super) fn routes(registry: &Arc<Registry>, render: Option<Render>) -> Router
         .route("/metrics", get(metrics))
 }
 
+/// Ready as soon as one account has a verdict, be it a refusal: one bad account must not take the others out of service, and where
+/// WeChat is away clients are better answered than refused.
 fn readiness(registry: &Registry) -> Response {
-    let lives = registry.accounts().map(|account| {
+    let mut ready = false;
+    let accounts = registry.accounts().map(|account| {
         let life = account.tokens.cached().map(|token| token.seconds_left());
-        (account.appid.to_string(), json!(life))
+        let error = account.tokens.last_error().map(|error| error.to_string());
+        ready |= life.is_some() || error.is_some();
+        let told = json!({"seconds_left": life, "error": error});
+        (account.appid.to_string(), told)
     });
-    let lives: Map<_, _> = lives.collect();
-    let ready = lives.values().all(|life| !life.is_null());
-    let mut reply = json_reply(&json!({"ready": ready, "seconds_left": lives}));
+    let accounts: Map<_, _> = accounts.collect();
+    let mut reply = json_reply(&json!({"ready": ready, "accounts": accounts}));
     if !ready {
         *reply.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -11,14 +12,16 @@ use axum::response::Response;
 use bytes::Bytes;
 use tower::{Service, ServiceExt};
 
-use super::redirect;
+use super::body::WatchedBody;
+use super::secrets::Sent;
 use crate::token::{BoxError, TokenManager};
 
 pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 type SendCall = dyn Fn(Request) -> BoxFuture<Result<Response, BoxError>> + Send + Sync;
 
-/// Any client, whose replies do not tell in a header which token they were asked with: here, below the layer, that is known.
+/// Any client. Here, below the layer, is known which token a call is sent with; and a reply that stalls ends where the layer reads
+/// ahead in it, too.
 ///
 /// Shared, as it is cloned several times for each call. Each call is made by a clone of the client that is made ready for it.
 #[derive(Clone)]
@@ -28,8 +31,9 @@ pub(super) struct Http(Arc<SendCall>);
 #[derive(Clone)]
 pub(super) struct OnBehalf {
     pub(super) tokens: TokenManager,
-    /// The token that the client presented.
-    pub(super) own: Arc<str>,
+    pub(super) sent: Sent,
+    /// How long the body of the reply may pause.
+    pub(super) pause: Duration,
 }
 
 impl Http {
@@ -42,20 +46,16 @@ impl Http {
         R::Error: Into<BoxError>,
     {
         Http(Arc::new(move |call: Request| {
-            let uri = call.uri().clone();
-            let own = call
-                .extensions()
-                .get::<OnBehalf>()
-                .map(|call| Arc::clone(&call.own));
+            let on_behalf = call.extensions().get::<OnBehalf>();
+            let pause = on_behalf.map_or(Duration::MAX, |on_behalf| on_behalf.pause);
+            if let Some(on_behalf) = on_behalf {
+                on_behalf.sent.note(call.uri());
+            }
             let reply = http.clone().oneshot(call);
             Box::pin(async move {
-                let mut reply = reply.await.map_err(Into::into)?;
-                redirect::hide(
-                    reply.headers_mut(),
-                    &uri,
-                    own.as_deref().unwrap_or_default(),
-                );
-                Ok(reply.map(Body::new))
+                let reply = reply.await.map_err(Into::into)?;
+                let watched = |body| Body::new(WatchedBody::of_reply(Box::pin(body), pause));
+                Ok(reply.map(watched))
             })
         }))
     }

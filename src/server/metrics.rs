@@ -1,5 +1,7 @@
 //! What the servers themselves count, beside what the layer and the managers do.
 
+use std::sync::Arc;
+
 use metrics::{SharedString, counter, describe_counter, describe_gauge, gauge};
 
 use super::clients::Client;
@@ -47,10 +49,10 @@ pub(super) fn token_request_refused(errcode: i64) {
         .increment(1);
 }
 
-pub(super) fn call(client: &Client, account: &Account, result: &'static str) {
+pub(super) fn call(client: &Arc<str>, account: &Arc<str>, result: &'static str) {
     counter!(
         CALLS,
-        "client" => label(Some(&client.name)), "account" => label(Some(&account.appid)), "result" => result
+        "client" => label(Some(client)), "account" => label(Some(account)), "result" => result
     )
     .increment(1);
 }

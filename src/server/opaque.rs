@@ -32,6 +32,9 @@ const NONCE: usize = 8;
 /// A longer life than this is a mistake, and clients of this crate's take no longer one.
 pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// How far the clocks of two gateways may be apart. A token of one whose clock is years ahead would live for years.
+const SKEW: Duration = Duration::from_secs(5 * 60);
+
 /// Seals tokens, and opens those that it or another with the same keys has sealed.
 pub(super) struct Seal {
     life: Duration,
@@ -87,6 +90,11 @@ impl Seal {
         Some(URL_SAFE_NO_PAD.encode(token))
     }
 
+    /// How long the newest token can live.
+    fn longest(&self) -> Duration {
+        self.life + Duration::from_secs(1) + SKEW
+    }
+
     /// For whom a token is good, and for which account.
     pub(super) fn open<'a>(
         &self,
@@ -116,8 +124,9 @@ impl Seal {
         if !tags.any(|expected| expected.verify_slice(tag).is_ok()) {
             return Err(Unsealed::Invalid);
         }
-        // After the tag: only whoever held the token is told that it was good.
-        if now >= Duration::from_secs(expiry) {
+        // After the tag: only whoever held the token is told that it was good. Its client gets another, by a better clock.
+        let expiry = Duration::from_secs(expiry);
+        if now >= expiry || expiry > now + self.longest() {
             return Err(Unsealed::Expired);
         }
         Ok((client.to_owned(), appid.to_owned()))
@@ -244,6 +253,18 @@ mod tests {
             seal.open_at(&token, NOW + LIFE + second),
             Err(Unsealed::Expired)
         );
+    }
+
+    #[test]
+    fn s11_a_token_of_a_gateway_whose_clock_is_ahead_lives_no_longer_than_another() {
+        let seal = seal_of(&["key"], "secret");
+        let ten_years = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+        let ahead = seal.seal("crm", "wx1", NOW + ten_years).unwrap();
+        assert_eq!(seal.open_at(&ahead, NOW), Err(Unsealed::Expired));
+        let a_little = seal.seal("crm", "wx1", NOW + SKEW).unwrap();
+        assert_eq!(seal.open_at(&a_little, NOW), crm());
+        let too_much = seal.seal("crm", "wx1", NOW + 2 * SKEW).unwrap();
+        assert_eq!(seal.open_at(&too_much, NOW), Err(Unsealed::Expired));
     }
 
     #[test]

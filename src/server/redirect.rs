@@ -1,67 +1,106 @@
-//! Headers of replies that may tell a token: a redirect leads to where the call went, and that was asked with WeChat's.
+//! Headers of replies that tell a token or lead somewhere: a redirect leads to where the call went, and that was asked with
+//! WeChat's token.
 
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
-use percent_encoding::percent_decode_str;
 
-use super::query::parameters;
+use super::secrets::{Secrets, is_spelled_in};
 use super::target::Upstream;
 
-/// Takes the token that a call was sent with out of the headers of its reply; in `Location` the client's `own` takes its place.
-pub(super) fn hide(headers: &mut HeaderMap, sent_to: &Uri, own: &str) {
-    let query = sent_to.query().unwrap_or_default();
-    let sent = query
-        .split('&')
-        .find_map(|parameter| parameter.strip_prefix("access_token="));
-    let Some(sent) = sent.filter(|sent| !sent.is_empty()) else {
-        return;
-    };
-    let decoded = percent_decode_str(sent).decode_utf8_lossy();
-    let tells = |value: &HeaderValue| {
-        let value = String::from_utf8_lossy(value.as_bytes());
-        value.contains(sent) || value.contains(&*decoded)
-    };
-    if !headers.values().any(tells) {
-        return;
-    }
+/// Takes out what tells a secret; in `Location` the client's `own` token takes its place, and a redirect within the upstream's
+/// origin leads through the gateway.
+pub(super) fn clean(headers: &mut HeaderMap, secrets: &Secrets, upstream: &Upstream, own: &str) {
+    // Bytes, as some servers write UTF-8 into it.
     let location = headers
-        .get(header::LOCATION)
-        .and_then(|value| value.to_str().ok());
-    let location = location.map(|text| text.replace(sent, own));
-    let telling = headers.iter().filter(|(_, value)| tells(value));
-    for name in telling.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+        .remove(header::LOCATION)
+        .map(|location| location.as_bytes().to_vec());
+    let telling = headers
+        .iter()
+        .filter(|(name, value)| {
+            secrets.are_in(value.as_bytes()) || secrets.are_in(name.as_str().as_bytes())
+        })
+        .map(|(name, _)| name.clone())
+        .collect::<Vec<_>>();
+    for name in telling {
         headers.remove(name);
     }
-    let location = location.and_then(|text| HeaderValue::try_from(text).ok());
-    if let Some(location) = location.filter(|value| !tells(value)) {
+    let location = location
+        .map(|location| secrets.replace(location, own))
+        .filter(|location| !secrets.are_in(location))
+        .and_then(|location| lead(&location, upstream, own));
+    if let Some(location) = location {
         headers.insert(header::LOCATION, location);
     }
 }
 
-/// Leads a redirect within WeChat through the gateway, and no other anywhere with the client's `own` token.
-pub(super) fn lead_here(headers: &mut HeaderMap, upstream: &Upstream, own: &str) {
-    let Some(location) = headers.get(header::LOCATION) else {
-        return;
+/// Where a redirect leads a client of the gateway. `None` for one that clients read in different ways, and for one that would
+/// carry the client's token away.
+fn lead(location: &[u8], upstream: &Upstream, own: &str) -> Option<HeaderValue> {
+    let location = plain(location)?;
+    let elsewhere = |location: &str| {
+        let carries = is_spelled_in(location.as_bytes(), own.as_bytes());
+        (!carries).then(|| HeaderValue::from_str(location).ok())?
     };
-    let text = location.to_str().unwrap_or_default();
-    // Without a scheme it has the upstream's, whose hosts are known by their names.
-    let absolute = match text.starts_with("//") {
-        true => format!("https:{text}"),
-        false => text.to_owned(),
+    let absolute = match kind(&location)? {
+        Kind::Path => return HeaderValue::from_str(&location).ok(),
+        Kind::Foreign => return elsewhere(&location),
+        // Said here, for the client would take the gateway's scheme.
+        Kind::WithoutScheme => format!("{}:{location}", upstream.scheme()),
+        Kind::Absolute => location,
     };
-    let is_path = text.starts_with('/') && !text.starts_with("//");
-    if is_path || !absolute.contains("://") {
-        return;
-    }
     let target = absolute.parse::<Uri>().ok();
-    let here = target.as_ref().filter(|target| upstream.is_at(target));
-    let here = here.and_then(Uri::path_and_query);
-    if let Some(here) = here.and_then(|here| HeaderValue::from_str(here.as_str()).ok()) {
-        headers.insert(header::LOCATION, here);
-        return;
+    match target.filter(|target| upstream.is_origin_of(target)) {
+        Some(target) => {
+            let path = target.path_and_query().map_or("/", |path| path.as_str());
+            // With two slashes at its beginning it would name a host.
+            let path = format!("/{}", path.trim_start_matches('/'));
+            HeaderValue::from_str(&path).ok()
+        }
+        None => elsewhere(&absolute),
     }
-    let query = target.as_ref().and_then(Uri::query).unwrap_or_default();
-    let has_own = text.contains(own) || parameters(query).any(|(_, value)| value == own);
-    if has_own {
-        headers.remove(header::LOCATION);
+}
+
+/// In ASCII, as browsers write it. `None` where they drop bytes, or take one for another: tabs, line breaks, backslashes.
+fn plain(location: &[u8]) -> Option<String> {
+    let is_odd = |byte: &u8| byte.is_ascii_control() || *byte == b'\\';
+    if location.iter().any(is_odd) || location.starts_with(b" ") || location.ends_with(b" ") {
+        return None;
+    }
+    let mut plain = String::with_capacity(location.len());
+    for byte in location {
+        match byte {
+            b'!'..=b'~' => plain.push(char::from(*byte)),
+            byte => plain.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    Some(plain)
+}
+
+enum Kind {
+    /// Of the host that was asked.
+    Path,
+    Absolute,
+    WithoutScheme,
+    /// With a scheme of another protocol.
+    Foreign,
+}
+
+/// `None` for what begins like an address and is none, in which browsers find a host all the same: `https:/h`, `///h`.
+fn kind(location: &str) -> Option<Kind> {
+    let names_host = |rest: &str| rest.starts_with("//") && !rest.starts_with("///");
+    let delimiter = location.find([':', '/', '?', '#']);
+    let scheme = delimiter
+        .filter(|at| location[*at..].starts_with(':'))
+        .map(|at| location.split_at(at));
+    match scheme {
+        Some((scheme, rest))
+            if ["http", "https"]
+                .map(str::to_owned)
+                .contains(&scheme.to_lowercase()) =>
+        {
+            names_host(&rest[1..]).then_some(Kind::Absolute)
+        }
+        Some(_) => Some(Kind::Foreign),
+        None if location.starts_with("//") => names_host(location).then_some(Kind::WithoutScheme),
+        None => Some(Kind::Path),
     }
 }

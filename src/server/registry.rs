@@ -109,6 +109,11 @@ impl Registry {
         self.clients.named(name)
     }
 
+    /// Whose secret it is.
+    pub(super) fn client_with(&self, secret: &str) -> Option<&Client> {
+        self.clients.with_secret(secret)
+    }
+
     /// Who asks for a token, and for which account. A wrong secret is told so late, and in the log.
     pub(super) async fn admit(
         &self,

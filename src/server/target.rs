@@ -1,11 +1,12 @@
 //! Where a gateway passes a request on to: one origin, and the paths that are listed.
 
-use axum::http::uri::{Parts, PathAndQuery};
+use axum::http::uri::{Parts, PathAndQuery, Scheme};
 use axum::http::{Method, Request, StatusCode, Uri, Version};
 
 use super::error::BuildError;
 use super::refusal::Refusal;
-use crate::request::{Scope, Target, single_slashes};
+use crate::base_url::single_slashes;
+use crate::request::{Scope, Target};
 
 /// The folders of WeChat's server API.
 pub(super) const API: [&str; 40] = [
@@ -54,6 +55,22 @@ pub(super) const API: [&str; 40] = [
 /// They tell calls that were made before, with the token in their URL (WeChat's page "Query rid information").
 const TELLING: [&str; 1] = ["/cgi-bin/openapi/rid/get"];
 
+/// Why a request is not passed on.
+#[derive(Debug)]
+pub(super) enum NoTarget {
+    Mistake(Refusal),
+    /// It is for WeChat, and the gateway does not serve it.
+    NotServed(Refusal),
+}
+
+impl NoTarget {
+    pub(super) fn into_refusal(self) -> Refusal {
+        match self {
+            NoTarget::Mistake(refusal) | NoTarget::NotServed(refusal) => refusal,
+        }
+    }
+}
+
 /// One origin, and what can be reached there.
 #[derive(Clone, Debug)]
 pub(super) struct Upstream {
@@ -88,7 +105,7 @@ impl Upstream {
     /// The URI that a request is passed on to.
     ///
     /// Whom the client says it asks (`Host`, an absolute target) has no part in it.
-    pub(super) fn target<B>(&self, request: &Request<B>) -> Result<Uri, Refusal> {
+    pub(super) fn target<B>(&self, request: &Request<B>) -> Result<Uri, NoTarget> {
         let uri = request.uri();
         // With HTTP/2 every target names its host.
         let names_host = uri.authority().is_some() && request.version() < Version::HTTP_2;
@@ -111,30 +128,47 @@ impl Upstream {
                 "this path is none of WeChat's",
             ));
         }
-        // None of WeChat's ends in one, and with one a token request would not be known as such.
-        let is_listed = !path.ends_with('/')
-            && self.paths.iter().any(|listed| match listed.ends_with('/') {
-                true => path.starts_with(listed),
-                false => path == *listed,
-            });
-        let is_telling = TELLING
-            .iter()
-            .any(|telling| path.eq_ignore_ascii_case(telling));
-        if self.scope.target_at(&path) == Target::Token {
-            // With one slash, it would not have come here.
-            return Err(refuse(
-                StatusCode::NOT_FOUND,
-                "a token is asked for at /cgi-bin/token or /cgi-bin/stable_token, with one slash before it and none behind",
-            ));
+        if let Some(why) = self.why_not_served(&path) {
+            let errmsg = format!("api unauthorized: not sent, {why}");
+            return Err(NoTarget::NotServed(Refusal::new(48001, errmsg)));
         }
-        if !is_listed || is_telling || self.scope.target_at(&path) != Target::Api {
+        // None of WeChat's ends in one, and with one a token request would not be known as such.
+        if path.ends_with('/') || !is_in(&path, &self.paths) {
             return Err(refuse(
                 StatusCode::NOT_FOUND,
-                "api unauthorized: the gateway does not pass this path on, as it is not listed or takes another token",
+                "api unauthorized: this path is none of WeChat's server API",
             ));
         }
         let target = self.to(uri, &path);
         target.ok_or_else(|| refuse(StatusCode::URI_TOO_LONG, "the target is too long"))
+    }
+
+    /// What to do about a path of WeChat's that is not passed on. SDKs read no more of an answer with another status than 200.
+    fn why_not_served(&self, path: &str) -> Option<&'static str> {
+        let path = path.trim_end_matches('/');
+        let is_telling = TELLING
+            .iter()
+            .any(|telling| path.eq_ignore_ascii_case(telling));
+        if is_telling {
+            return Some(
+                "the gateway does not pass this path on, as its reply holds the account's token: look the rid up in WeChat's console",
+            );
+        }
+        match self.scope.target_at(path) {
+            Target::Token => Some(
+                "a token is asked for at /cgi-bin/token or /cgi-bin/stable_token, with one slash before it and none behind",
+            ),
+            _ if path == "/cgi-bin/clear_quota/v2" || path.starts_with("/sns/") => Some(
+                "the gateway does not pass this path on, as it takes the AppSecret or a user's token: ask WeChat itself, with these",
+            ),
+            Target::Exempt => Some(
+                "the gateway does not pass this path on, as it takes no token of an account's: ask WeChat itself",
+            ),
+            Target::Api if !is_in(path, &self.paths) && is_in(path, &API) => {
+                Some("the gateway does not pass this path on, as its operator does not list it")
+            }
+            _ => None,
+        }
     }
 
     /// What `uri` asks for, by the path in place of its own.
@@ -152,12 +186,21 @@ impl Upstream {
         Uri::from_parts(parts).ok()
     }
 
-    /// Whether a redirect to `location` stays with WeChat: at this origin, or at one of its hosts.
-    pub(super) fn is_at(&self, location: &Uri) -> bool {
-        let of_origin = location.authority() == self.origin.authority();
-        let host = location.host().unwrap_or_default();
-        let mut hosts = self.scope.platform().hosts().iter();
-        of_origin || hosts.any(|own| own.eq_ignore_ascii_case(host))
+    /// Whether `location` is at this origin. WeChat's other hosts are not: led here, a redirect to one of them would come back
+    /// for ever (node-http-proxy#836).
+    pub(super) fn is_origin_of(&self, location: &Uri) -> bool {
+        let host = |uri: &Uri| uri.host().unwrap_or_default().to_ascii_lowercase();
+        let names_user = location
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'));
+        !names_user
+            && location.scheme() == self.origin.scheme()
+            && host(location) == host(&self.origin)
+            && port(location) == port(&self.origin)
+    }
+
+    pub(super) fn scheme(&self) -> &str {
+        self.origin.scheme_str().unwrap_or_default()
     }
 
     pub(super) fn origin(&self) -> String {
@@ -165,8 +208,32 @@ impl Upstream {
     }
 }
 
-fn refuse(status: StatusCode, errmsg: &str) -> Refusal {
-    Refusal::with_status(status, 48001, errmsg)
+/// `None` for one that is no number.
+fn port(uri: &Uri) -> Option<u16> {
+    let authority = uri.authority()?;
+    let of_scheme = match uri.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTPS => 443,
+        _ => 80,
+    };
+    match authority.as_str().strip_prefix(authority.host()) {
+        Some("" | ":") => Some(of_scheme),
+        _ => authority.port_u16(),
+    }
+}
+
+fn refuse(status: StatusCode, errmsg: &str) -> NoTarget {
+    NoTarget::Mistake(Refusal::with_status(status, 48001, errmsg))
+}
+
+/// Whether `path` is one of `listed`, or in one of their folders.
+fn is_in(path: &str, listed: &[impl AsRef<str>]) -> bool {
+    listed
+        .iter()
+        .map(AsRef::as_ref)
+        .any(|listed| match listed.ends_with('/') {
+            true => path.starts_with(listed),
+            false => path == listed,
+        })
 }
 
 /// Whether nobody reads another path in `path` than we do: no escapes, no dot segments, no backslashes, no parameters.
@@ -179,158 +246,4 @@ fn is_plain(path: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn upstream() -> Upstream {
-        let paths = API.map(str::to_owned).to_vec();
-        Upstream::new("https://api.weixin.qq.com", paths).unwrap()
-    }
-
-    fn target(uri: &str) -> Result<String, Refusal> {
-        let request = Request::get(uri).body(()).unwrap();
-        upstream().target(&request).map(|uri| uri.to_string())
-    }
-
-    #[test]
-    fn a_listed_path_is_passed_on_byte_for_byte() {
-        for path in [
-            "/cgi-bin/menu/get?a=%2F..&access_token=x&b",
-            "/wxa/getwxacodeunlimit",
-        ] {
-            assert_eq!(
-                target(path).unwrap(),
-                format!("https://api.weixin.qq.com{path}")
-            );
-        }
-    }
-
-    #[test]
-    fn slashes_too_many_are_cleaned() {
-        assert_eq!(
-            target("//cgi-bin//menu/get").unwrap(),
-            "https://api.weixin.qq.com/cgi-bin/menu/get"
-        );
-    }
-
-    #[test]
-    fn what_is_not_listed_or_takes_another_token_is_refused() {
-        for path in [
-            "/",
-            "/cgi-bin",
-            "/.env",
-            "/sns/userinfo",
-            "/cgi-bin/component/api_query_auth",
-            "/cgi-bin/gettoken",
-            "/cgi-bin/openapi/rid/get",
-            "/cgi-bin/openapi//RID/get",
-            "/cgi-bin/token",
-            "//cgi-bin/token",
-            "/cgi-bin/token/",
-            "/cgi-bin/stable_token//",
-            "/cgi-bin/menu/get/",
-            "/cgi-bin/showqrcode",
-        ] {
-            assert!(target(path).is_err(), "{path}");
-        }
-    }
-
-    #[test]
-    fn no_path_can_be_read_as_another() {
-        for path in [
-            "/cgi-bin/../sns/userinfo",
-            "/cgi-bin/%2e%2e/sns/userinfo",
-            "/cgi-bin/..%2fsns/userinfo",
-            "/cgi-bin/.%2e/x",
-            "/cgi-bin/./x",
-            "/cgi-bin/..",
-            "/%73ns/userinfo",
-            "/cgi-bin/..;/sns",
-            "/cgi-bin/menu%00",
-            "/cgi-bin/a:b@c",
-        ] {
-            assert!(target(path).is_err(), "{path}");
-        }
-    }
-
-    #[test]
-    fn a_target_that_names_a_host_is_refused_but_with_http_2() {
-        for uri in [
-            "http://evil.example/cgi-bin/menu/get",
-            "https://api.weixin.qq.com/cgi-bin/menu/get",
-        ] {
-            assert!(target(uri).is_err(), "{uri}");
-            let request = Request::get(uri).version(Version::HTTP_2).body(()).unwrap();
-            let target = upstream().target(&request).unwrap();
-            assert_eq!(target, "https://api.weixin.qq.com/cgi-bin/menu/get");
-        }
-    }
-
-    #[test]
-    fn only_wechats_methods_are_passed_on() {
-        for (method, well) in [
-            ("POST", true),
-            ("HEAD", true),
-            ("PUT", false),
-            ("TRACE", false),
-            ("X", false),
-        ] {
-            let request = Request::builder()
-                .method(method)
-                .uri("/cgi-bin/x")
-                .body(())
-                .unwrap();
-            assert_eq!(upstream().target(&request).is_ok(), well, "{method}");
-        }
-    }
-
-    #[test]
-    fn a_path_without_a_slash_at_its_end_is_listed_alone() {
-        let upstream = Upstream::new("http://h", vec!["/cgi-bin/menu/get".into()]).unwrap();
-        let listed = |path: &str| {
-            upstream
-                .target(&Request::get(path).body(()).unwrap())
-                .is_ok()
-        };
-        assert!(listed("/cgi-bin/menu/get"));
-        assert!(!listed("/cgi-bin/menu/get/more"));
-        assert!(!listed("/cgi-bin/menu/getter"));
-    }
-
-    #[test]
-    fn an_upstream_that_is_none_is_told() {
-        for origin in [
-            "api.weixin.qq.com",
-            "ftp://h",
-            "http://h/path",
-            "http://h?q",
-            "http://u@h",
-            "",
-        ] {
-            assert!(Upstream::new(origin, Vec::new()).is_err(), "{origin}");
-        }
-        for path in ["cgi-bin/", "/a/../b", "/a b", ""] {
-            assert!(
-                Upstream::new("http://h", vec![path.into()]).is_err(),
-                "{path}"
-            );
-        }
-        assert!(Upstream::new("http://h:1/", Vec::new()).is_ok());
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_is_asked_for_only_the_upstream_is_asked(path in "/[!-~]{0,60}") {
-            let Ok(uri) = path.parse::<Uri>() else { return Ok(()) };
-            let request = Request::get(uri).body(()).unwrap();
-            if let Ok(target) = upstream().target(&request) {
-                prop_assert_eq!(target.host(), Some("api.weixin.qq.com"));
-                prop_assert!(API.iter().any(|folder| target.path().starts_with(folder)));
-                prop_assert!(!target.path().contains(['%', '\\', ';']));
-                prop_assert!(!target.path().split('/').any(|segment| segment == ".."));
-            }
-        }
-    }
-}
+mod tests;

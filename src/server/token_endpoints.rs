@@ -52,15 +52,26 @@ pub(super) fn routes(registry: &Arc<Registry>, grant: impl Grant) -> Router {
         move |request: Request| async move { desk.plain(request).await }
     };
     let stable = move |request: Request| async move { desk.stable(request).await };
-    Router::new()
-        .route(
-            "/cgi-bin/token",
-            get(plain).fallback(async || Refusal::new(43001, "require GET method")),
-        )
-        .route(
-            "/cgi-bin/stable_token",
-            post(stable).fallback(async || Refusal::new(43002, "require POST method")),
-        )
+    let plain = get(plain).fallback(async || Refusal::new(43001, "require GET method"));
+    let stable = post(stable).fallback(async || Refusal::new(43002, "require POST method"));
+    let mut routes = Router::new();
+    for (name, answer) in [("token", plain), ("stable_token", stable)] {
+        for path in spellings(name) {
+            routes = routes.route(&path, answer.clone());
+        }
+    }
+    routes
+}
+
+/// A path as clients write it whose base URL ends in a slash, or who put one behind it. axum looks routes up by the path as it is.
+fn spellings(name: &str) -> impl Iterator<Item = String> {
+    const SLASHES: [&str; 2] = ["/", "//"];
+
+    SLASHES.into_iter().flat_map(move |first| {
+        SLASHES.into_iter().flat_map(move |second| {
+            ["", "/"].map(|last| format!("{first}cgi-bin{second}{name}{last}"))
+        })
+    })
 }
 
 struct Desk<G> {

@@ -83,6 +83,11 @@ impl AccessToken {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn made_at(secret: String, issued_at: Instant, life: Duration) -> Self {
+        AccessToken::issued_at(secret, issued_at, life)
+    }
+
     /// The same token, of which its source knows that it cost nothing of the platform's quota.
     pub(crate) fn at_no_cost(self) -> Self {
         let inner = &self.inner;

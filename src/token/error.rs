@@ -1,22 +1,20 @@
-use std::any::Any;
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
+use super::advice::advice;
+use super::client_error::{BoxError, ClientError, one_line};
 use crate::platform;
-
-pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Why no token could be had.
 ///
 /// Clones share what they hold, so that everybody who waited for one token request gets the same
-/// failure. Neither `Display` nor `Debug` prints a secret, a token or a URL with a query, nor the text of
-/// an HTTP client's error that may hold one: [`ClientError::get_ref`] has that error for whoever wants to
-/// look into it.
+/// failure. `Display` says what is wrong and what to do about it, and so does `Debug`, which `main` prints.
+/// Neither prints a secret, a token or a URL with a query, nor the text of an HTTP client's error that may
+/// hold one: [`ClientError::get_ref`] has that error for whoever wants to look into it.
 ///
 /// ```
 /// use tower_wechat::TokenError;
@@ -25,10 +23,11 @@ pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 /// assert_eq!(
 ///     error.to_string(),
 ///     "WeChat refused to give a token: errcode 40164, invalid ip 203.0.113.7, not in whitelist; \
-///      put this address on the account's IP allow-list",
+///      put 203.0.113.7 on the account's IP allow-list",
 /// );
+/// assert_eq!(format!("{error:?}"), format!("Api({error})"));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum TokenError {
     /// WeChat answered with an errcode.
@@ -81,21 +80,47 @@ impl TokenError {
 
     /// A failure that asking again may cure, such as a refused connection, for sources of your own.
     ///
-    /// The manager asks the source again within its `issue_timeout`.
+    /// The manager asks the source again within its `issue_timeout`. Errors of HTTP clients belong here: a `&str`
+    /// or a `String` is printed as it is, of any other error only its kind, since its text may hold a secret.
     pub fn transport(error: impl Into<BoxError> + 'static) -> Self {
         TokenError::Transport(ClientError::new(error))
     }
 
     /// Any other failure, for sources of your own.
     ///
-    /// A `&str` or a `String` is printed as it is; of any other error only the kind of the
-    /// [`io::Error`] in its chain, if there is one, since its text may hold a secret.
+    /// It is printed as it is, with its sources: keep secrets out of it. Two kinds of errors are not printed, as a URL
+    /// may hold the AppSecret: those with an error of reqwest's among their sources, and those whose text has
+    /// a URL with a query or a password in it.
+    ///
+    /// ```
+    /// # use std::fmt;
+    /// # #[derive(Debug)]
+    /// # struct VaultError;
+    /// # impl fmt::Display for VaultError {
+    /// #     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str("the vault is sealed") }
+    /// # }
+    /// # impl std::error::Error for VaultError {}
+    /// use tower_wechat::TokenError;
+    ///
+    /// let error = TokenError::other(VaultError);
+    /// assert_eq!(error.to_string(), "the token source failed: the vault is sealed");
+    /// ```
     pub fn other(error: impl Into<BoxError> + 'static) -> Self {
-        TokenError::Other(ClientError::new(error))
+        TokenError::Other(ClientError::of_source(error))
     }
 
     pub(crate) fn invalid(reason: &'static str) -> Self {
         TokenError::InvalidReply { reason }
+    }
+
+    /// What to do about it, if WeChat gave an errcode that has a remedy.
+    ///
+    /// `Display` ends with it. Where the errmsg names the address to allow, so does the advice.
+    pub fn advice(&self) -> Option<Cow<'static, str>> {
+        match self {
+            TokenError::Api { errcode, errmsg } => advice(*errcode, errmsg),
+            _ => None,
+        }
     }
 
     /// WeChat's errcode, where it gave one.
@@ -141,7 +166,7 @@ impl fmt::Display for TokenError {
                 if !errmsg.is_empty() {
                     write!(f, ", {errmsg}")?;
                 }
-                match platform::advice(*errcode) {
+                match self.advice() {
                     Some(advice) => write!(f, "; {advice}"),
                     None => Ok(()),
                 }
@@ -180,150 +205,26 @@ impl fmt::Display for TokenError {
     }
 }
 
+/// The variant's name, and what `Display` says: a program that ends with this error is to help as well.
+impl fmt::Debug for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variant = match self {
+            TokenError::Api { .. } => "Api",
+            TokenError::Transport(_) => "Transport",
+            TokenError::Status(_) => "Status",
+            TokenError::InvalidReply { .. } => "InvalidReply",
+            TokenError::Timeout { .. } => "Timeout",
+            TokenError::Panicked => "Panicked",
+            TokenError::OverBudget => "OverBudget",
+            TokenError::Futile => "Futile",
+            TokenError::NoRuntime => "NoRuntime",
+            TokenError::Other(_) => "Other",
+        };
+        write!(f, "{variant}({self})")
+    }
+}
+
 impl StdError for TokenError {}
-
-/// An error of somebody else's, whose text may not be ours to print.
-///
-/// Errors of HTTP clients print the URL, and the URL of a token request holds the AppSecret. So
-/// `Display` and `Debug` name the [`io::ErrorKind`] found in the chain and no more; an error of reqwest's, of
-/// which the URL can be taken out, is printed with all its sources, unless one of them tells the AppSecret.
-/// [`get_ref`](ClientError::get_ref) hands the error out.
-///
-/// ```
-/// use std::io;
-/// use tower_wechat::TokenError;
-///
-/// let refused = io::Error::new(io::ErrorKind::ConnectionRefused, "https://…?secret=S3CRET");
-/// let TokenError::Transport(error) = TokenError::transport(refused) else { unreachable!() };
-/// assert_eq!(error.to_string(), "connection refused");
-/// assert!(error.get_ref().is::<io::Error>());
-/// ```
-#[derive(Clone)]
-pub struct ClientError {
-    error: Arc<dyn StdError + Send + Sync>,
-    text: Option<Arc<str>>,
-}
-
-impl ClientError {
-    pub(crate) fn new<E: Into<BoxError> + 'static>(error: E) -> Self {
-        // Text that the caller wrote by hand is meant to be read.
-        let any: &dyn Any = &error;
-        let text = any
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| any.downcast_ref::<&'static str>().copied())
-            .map(Arc::from);
-        ClientError {
-            error: Arc::from(error.into()),
-            text,
-        }
-    }
-
-    /// An error of a known type, without its URL: it is printed with its sources, unless that would tell a secret,
-    /// or another URL with a query.
-    pub(crate) fn printed(error: BoxError, tells_secret: impl Fn(&str) -> bool) -> Self {
-        let mut text = error.to_string();
-        let mut next = error.source();
-        while let Some(source) = next {
-            let why = source.to_string();
-            // Some errors say themselves what their source says.
-            if !text.ends_with(&why) {
-                text = format!("{text}: {why}");
-            }
-            next = source.source();
-        }
-        let has_query = text.split("://").skip(1).any(|url| url.contains('?'));
-        let text = (!has_query && !tells_secret(&text)).then(|| one_line(&text).into());
-        ClientError {
-            error: Arc::from(error),
-            text,
-        }
-    }
-
-    /// An error with a text that is safe to print.
-    #[cfg(feature = "redis")]
-    pub(crate) fn told(error: impl Into<BoxError>, text: &str) -> Self {
-        ClientError {
-            error: Arc::from(error.into()),
-            text: Some(one_line(text).into()),
-        }
-    }
-
-    /// The error itself, whose `Display` and `Debug` may print a URL with a secret in it.
-    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
-        &*self.error
-    }
-}
-
-impl fmt::Display for ClientError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.text {
-            Some(text) => f.write_str(text),
-            None => fmt_foreign(&*self.error, f),
-        }
-    }
-}
-
-impl fmt::Debug for ClientError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ClientError({self})")
-    }
-}
-
-/// Text of somebody else's as it can go to a log.
-fn one_line(text: &str) -> String {
-    const LONGEST: usize = 512;
-    let text = text.trim().chars().take(LONGEST);
-    text.map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// Prints what is safe to print of an error that may tell a secret: what kind it is, as far as that is known.
-pub(crate) fn fmt_foreign(
-    error: &(dyn StdError + 'static),
-    f: &mut fmt::Formatter<'_>,
-) -> fmt::Result {
-    let mut kind = None;
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<TokenError>() {
-            return fmt::Display::fmt(error, f);
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            if let Some(kind) = kind {
-                write!(f, "{kind}: ")?;
-            }
-            return match error.kind().to_string().as_str() {
-                // The standard library has no kinds for these.
-                "uncategorized error" => f.write_str(
-                    "an I/O error without a kind, as of a name that cannot be looked up",
-                ),
-                "other error" => f.write_str(
-                    "an I/O error without a kind, as of a certificate that is not trusted",
-                ),
-                kind => f.write_str(kind),
-            };
-        }
-        kind = kind.or_else(|| kind_of(error));
-        next = error.source();
-    }
-    f.write_str(
-        kind.unwrap_or(
-            "an error of the HTTP client's, not printed here since it may hold a secret",
-        ),
-    )
-}
-
-/// Of the errors of those clients that there is a feature for.
-fn kind_of(error: &(dyn StdError + 'static)) -> Option<&'static str> {
-    type KindOf = fn(&(dyn StdError + 'static)) -> Option<&'static str>;
-    const CLIENTS: &[KindOf] = &[
-        #[cfg(feature = "reqwest")]
-        crate::reqwest::kind_of,
-        #[cfg(feature = "reqwest-0-12")]
-        crate::reqwest_0_12::kind_of,
-    ];
-    CLIENTS.iter().find_map(|kind_of| kind_of(error))
-}
 
 #[cfg(test)]
 mod tests {
@@ -350,30 +251,23 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_a_known_type_is_printed_unless_it_tells_a_secret_or_a_query() {
-        let printed = |text: &str| {
-            let error = io::Error::other(text.to_owned()).into();
-            ClientError::printed(error, |text| text.contains("S3CRET")).to_string()
-        };
-        assert_eq!(printed("why? not\nhttp://h/p"), "why? not http://h/p");
-        for told in ["S3CRET", "not to http://h/p?a=1", "http://h and http://i/?"] {
-            assert_eq!(
-                printed(told),
-                "an I/O error without a kind, as of a certificate that is not trusted"
-            );
+    fn debug_says_what_display_says() {
+        for error in [
+            TokenError::api(40164, "invalid ip 203.0.113.7, not in whitelist"),
+            TokenError::transport("reset"),
+            TokenError::Status(StatusCode::BAD_GATEWAY),
+            TokenError::invalid("it is empty"),
+            TokenError::Timeout {
+                after: Duration::from_secs(10),
+            },
+            TokenError::Panicked,
+            TokenError::OverBudget,
+            TokenError::NoRuntime,
+            TokenError::other("the vault is sealed"),
+        ] {
+            let (debug, pretty) = (format!("{error:?}"), format!("{error:#?}"));
+            assert!(debug.ends_with(&format!("({error})")), "{debug}");
+            assert_eq!(debug, pretty);
         }
-    }
-
-    #[test]
-    fn text_of_ones_own_is_printed_and_an_error_of_others_is_not() {
-        assert_eq!(
-            TokenError::other("the vault is sealed").to_string(),
-            "the token source failed: the vault is sealed"
-        );
-        let url = "http://h/?secret=S3CRET".parse::<std::net::IpAddr>();
-        let foreign: Box<dyn StdError + Send + Sync> =
-            format!("S3CRET {:?}", url.unwrap_err()).into();
-        let error = TokenError::other(foreign);
-        assert!(!format!("{error} {error:?}").contains("S3CRET"));
     }
 }

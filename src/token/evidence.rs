@@ -170,3 +170,58 @@ impl Open {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(path: &str) -> Endpoint {
+        Endpoint::new("POST", path)
+    }
+
+    #[test]
+    fn m9_the_table_is_bounded_and_forgets_what_was_futile_longest_ago() {
+        let marks = Marks::default();
+        let start = Instant::now();
+        for number in 0..2 * MOST_MARKS as u64 {
+            let path = format!("/cgi-bin/{number}");
+            marks.futile(&endpoint(&path), start + Duration::from_millis(number));
+        }
+        assert_eq!(lock(&marks.table).len(), MOST_MARKS);
+        let standing = |path| marks.standing(&endpoint(path), start + Duration::from_secs(1));
+        assert_eq!(standing("/cgi-bin/0"), Standing::Plain);
+        assert_eq!(standing("/cgi-bin/511"), Standing::Marked);
+    }
+
+    #[test]
+    fn m9_however_long_a_path_is_little_is_kept_of_it() {
+        let long = "/\u{e9}".repeat(10_000);
+        assert!(endpoint(&long).0.len() <= LONGEST_PATH + 5);
+    }
+
+    #[test]
+    fn m9_a_path_that_was_futile_a_day_ago_is_as_any_other() {
+        let marks = Marks::default();
+        let start = Instant::now();
+        marks.futile(&endpoint("/a"), start);
+        let after = |seconds| marks.standing(&endpoint("/a"), start + Duration::from_secs(seconds));
+        assert_eq!(after(59), Standing::Marked);
+        assert_eq!(after(60), Standing::Suspect);
+        assert_eq!(after(24 * 60 * 60), Standing::Plain);
+    }
+
+    #[test]
+    fn m9_rejections_that_wait_for_evidence_are_bounded_in_number_and_time() {
+        let mut open = Open::default();
+        let marks = Arc::default();
+        let token = AccessToken::new("t", Duration::from_secs(7200));
+        let start = Instant::now();
+        for number in 0..1000 {
+            open.add(&token, &endpoint("/a"), &marks, number, start);
+        }
+        assert_eq!(open.entries.len(), MOST_OPEN);
+        open.accepted(&token, 0, start + OPEN_FOR);
+        assert!(open.is_empty());
+        assert_eq!(marks.standing(&endpoint("/a"), start), Standing::Plain);
+    }
+}

@@ -345,6 +345,7 @@ impl TokenManager {
     }
 
     /// Why the last token request failed, if none has succeeded since.
+    #[cfg(feature = "server")]
     pub(crate) fn last_error(&self) -> Option<TokenError> {
         self.shared.lock().policy.last_error().cloned()
     }

@@ -1,8 +1,10 @@
 //! The token, where it is kept, and where it comes from.
 
 mod access_token;
+mod advice;
 mod budget;
 mod builder;
+mod client_error;
 mod error;
 mod evidence;
 mod flight;
@@ -20,8 +22,9 @@ pub(crate) use self::access_token::query_value;
 pub(crate) use self::budget::Budget;
 pub use self::budget::RateLimit;
 pub use self::builder::TokenManagerBuilder;
-pub(crate) use self::error::{BoxError, fmt_foreign};
-pub use self::error::{ClientError, TokenError};
+pub use self::client_error::ClientError;
+pub(crate) use self::client_error::{BoxError, fmt_foreign};
+pub use self::error::TokenError;
 pub(crate) use self::evidence::Endpoint;
 pub use self::gate::{RefreshGate, RefreshOutcome};
 pub use self::keep_fresh::KeepFresh;

@@ -107,6 +107,7 @@ pub(super) struct Policy {
     budget_told: bool,
     source_budget_told: bool,
     /// Why the last token request failed, if none has succeeded since.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))]
     failing: Option<TokenError>,
 }
 
@@ -142,6 +143,7 @@ impl Policy {
         self.settings.issue_timeout
     }
 
+    #[cfg(any(feature = "server", test))]
     pub(super) fn last_error(&self) -> Option<&TokenError> {
         self.failing.as_ref()
     }

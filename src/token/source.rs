@@ -55,7 +55,8 @@ pub trait TokenSource: Send + Sync + 'static {
     /// # Errors
     ///
     /// Use the constructors of [`TokenError`]. One with an errcode other than -1 is taken for
-    /// WeChat's last word: the manager does not ask again for 30 seconds.
+    /// WeChat's last word: the manager does not ask again for 30 seconds, and for up to ten minutes if
+    /// the same errcode comes again.
     fn issue(
         &self,
         rejected: Option<&AccessToken>,

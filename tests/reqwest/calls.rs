@@ -58,7 +58,7 @@ async fn a_reply_says_what_the_layer_did() {
 async fn requests_for_a_token_are_answered_with_the_managers() {
     for (name, wrap) in ADAPTERS {
         let mut setup = Setup::new().await;
-        setup.layer = setup.layer.answer_token_requests(true);
+        setup.layer = setup.layer.answer_token_requests([setup.wechat.appid()]);
         let adapter = setup.wrapped(wrap);
 
         let stable = json!({
@@ -95,7 +95,7 @@ async fn a_reply_that_the_layer_makes_has_the_url_of_the_request_without_its_sec
     // The first has no URL to give: its reply is of http's type.
     for (name, wrap) in &ADAPTERS[1..] {
         let mut setup = Setup::new().await;
-        setup.layer = setup.layer.answer_token_requests(true);
+        setup.layer = setup.layer.answer_token_requests([setup.wechat.appid()]);
         let reply = setup
             .wrapped(wrap)
             .send(token_request(&setup))

@@ -127,6 +127,7 @@ async fn a_stream_that_was_rejected_before_it_was_read_is_replayed_whole() {
     // trap 10: linkerd2-proxy#3216
     for (name, wrap) in ADAPTERS {
         let setup = Setup::new().await;
+        take_any_upload(&setup.wechat);
         let adapter = setup.wrapped(wrap);
         let upload = |pause| {
             let upload = setup

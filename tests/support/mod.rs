@@ -25,7 +25,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, MutexGuard};
-use tower_wechat::mock::MockWechat;
+use tower_wechat::mock::{MockReply, MockWechat};
 use tower_wechat::{AccessToken, ClientCredential, TokenManager, WechatAuthLayer, source_fn};
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -58,6 +58,12 @@ pub fn tokens_of(wechat: &MockWechat) -> TokenManager {
 
 pub fn credential_of(wechat: &MockWechat) -> ClientCredential<HyperClient, Request<Full<Bytes>>> {
     ClientCredential::new(hyper(), wechat.appid(), wechat.secret()).base_url(wechat.url())
+}
+
+/// Takes any body as an upload, for tests of which it is no matter that it is a form.
+pub fn take_any_upload(wechat: &MockWechat) {
+    let reply = MockReply::new(r#"{"type":"image","media_id":"media-1"}"#);
+    wechat.reply_to("/cgi-bin/media/upload", reply);
 }
 
 pub fn layer_of(wechat: &MockWechat) -> WechatAuthLayer {
