@@ -12,7 +12,9 @@ use hyper_util::rt::TokioExecutor;
 use support::{nobody, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tower_wechat::server::Gateway;
+use tower::ServiceExt;
+use tower_wechat::reqwest::{HttpClient, from_axum};
+use tower_wechat::server::{Gateway, ServerBuilder};
 use tower_wechat::{AccessToken, TokenManager, source_fn};
 
 const APPID: &str = "wx0123456789abcdef";
@@ -89,14 +91,18 @@ struct Served {
 
 impl Served {
     async fn start(upstream: &str) -> Served {
+        let http = Client::builder(TokioExecutor::new()).build_http::<Body>();
+        Served::of(Gateway::builder(http), upstream).await
+    }
+
+    async fn of(builder: ServerBuilder<Gateway>, upstream: &str) -> Served {
         let issued = std::sync::atomic::AtomicUsize::new(0);
         let source = source_fn(move |_| {
             let number = issued.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
             let token = AccessToken::new(format!("78_real-{number}"), Duration::from_secs(7200));
             async move { Ok(token) }
         });
-        let http = Client::builder(TokioExecutor::new()).build_http::<Body>();
-        let gateway = Gateway::builder(http)
+        let gateway = builder
             .upstream(upstream)
             .account(APPID, TokenManager::new(source))
             .client("crm", SECRET)
@@ -381,13 +387,39 @@ async fn s2_a_reply_that_stalls_while_it_is_read_ahead_is_given_up() {
 
 #[tokio::test]
 async fn s1_a_call_that_found_nobody_was_not_sent_and_may_be_sent_again() {
-    let reply = Served::start(&nobody()).await.post().await;
-    assert!(reply.starts_with("HTTP/1.1 502 "), "{reply}");
-    let body = body(&reply);
-    assert!(
-        body.contains(r#""errcode":-1"#) && body.contains("not sent"),
-        "{reply}"
-    );
+    let reqwest = reqwest::Client::builder().no_proxy().build().unwrap();
+    let reqwest = HttpClient::new(reqwest).map_request(from_axum);
+    let unknown = "http://does-not-exist.invalid";
+    for (gateway, upstream) in [
+        (Served::start(&nobody()).await, "hyper-util"),
+        (Served::start(unknown).await, "hyper-util, no such name"),
+        (
+            Served::of(Gateway::builder(reqwest.clone()), &nobody()).await,
+            "reqwest",
+        ),
+        (
+            Served::of(Gateway::builder(reqwest), unknown).await,
+            "reqwest, no such name",
+        ),
+    ] {
+        let reply = gateway.post().await;
+        assert!(reply.starts_with("HTTP/1.1 502 "), "{upstream}: {reply}");
+        let body = body(&reply);
+        assert!(
+            body.contains(r#""errcode":-1"#) && body.contains("not sent"),
+            "{upstream}: {reply}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn s1_a_connection_that_ends_before_the_reply_may_have_been_a_call_by_any_client() {
+    let upstream = Upstream::start([String::new()]).await;
+    let reqwest = reqwest::Client::builder().no_proxy().build().unwrap();
+    let reqwest = HttpClient::new(reqwest).map_request(from_axum);
+    let gateway = Served::of(Gateway::builder(reqwest), &upstream.url).await;
+    assert_may_have_acted(&gateway.post().await);
+    assert_eq!(upstream.received().len(), 1, "sent once");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
@@ -34,6 +35,9 @@ use crate::error::{Error, ErrorKind};
 use crate::layer::WechatAuthLayer;
 use crate::platform;
 use crate::service::WechatAuth;
+
+/// Longer limits than this are cut, so that adding them to an instant cannot overflow.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What all calls of a gateway share.
 pub(super) struct Calls {
@@ -102,7 +106,7 @@ impl Calls {
             },
         );
         let call = call.await.inspect_err(|_| teller.count("body_failed"))?;
-        let until = Instant::now() + self.limits.timeout;
+        let until = Instant::now() + self.limits.timeout.min(LONGEST_TIMEOUT);
         let late = |_| {
             teller.count("timeout");
             teller.warn(&self.warnings.timeout, "WeChat did not answer in time");

@@ -13,9 +13,10 @@ use crate::token::TokenError;
 
 /// The errcode of what is neither WeChat's word nor cured by asking again: what the server itself has to say.
 ///
-/// WeChat has none like it: its longest, of WxJava's, Senparc's and wechatpy's lists and its own page "Global return codes", have
-/// seven digits, or begin with 1 or 2 where they have more. SDKs repeat a call on -1, and get another token on 40001, 40014 and
-/// 42001: they do neither on an errcode that they do not know. It fits 32 bits with a sign, as some of them read it.
+/// WeChat has none like it: the lists of WxJava (official accounts, mini programs, WeCom, open platform; the largest is 10080002),
+/// of wechatpy and of wechat-mp-sdk have none of eight digits but those that begin with 10. SDKs repeat a call on -1, and get
+/// another token on 40001, 40014 and 42001: they do neither on an errcode that they do not know. It fits 32 bits with a sign, as
+/// some of them read it.
 pub(super) const OF_THE_SERVER: i64 = 59_900_502;
 
 /// What a client is told in place of what it asked for.
