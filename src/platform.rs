@@ -69,13 +69,11 @@ impl Platform {
 
     /// Whether `path` takes no access token, or one of another kind under the same name.
     pub(crate) fn is_exempt(self, path: &str) -> bool {
-        let (paths, folders) = match self {
-            Platform::OfficialAccount => (&OFFICIAL_PATHS[..], &OFFICIAL_FOLDERS[..]),
-            Platform::WeCom => (&WECOM_PATHS[..], &WECOM_FOLDERS[..]),
-        };
-        let folders = FOLDERS.iter().chain(folders);
-        let mut paths = PATHS.iter().chain(paths);
-        paths.any(|exempt| *exempt == path) || { folders }.any(|folder| path.starts_with(folder))
+        is_exempt_on_both(path)
+            || match self {
+                Platform::OfficialAccount => is_exempt_official(path),
+                Platform::WeCom => is_exempt_wecom(path),
+            }
     }
 
     /// The platform that has this host, if one has it.
@@ -91,54 +89,53 @@ impl Platform {
     }
 }
 
-/// Exempt on both platforms: neither has the account's token there, so a `platform` that was
-/// forgotten does no harm.
-const PATHS: [&str; 5] = [
-    "/cgi-bin/token",
-    "/cgi-bin/stable_token",
-    "/cgi-bin/gettoken",
-    // By the AppSecret (its page "Reset API call counts by AppSecret").
-    "/cgi-bin/clear_quota/v2",
-    "/cgi-bin/showqrcode",
-];
+/// Neither platform takes the account's token here, so a `platform` that was forgotten does no harm.
+fn is_exempt_on_both(path: &str) -> bool {
+    /// The third-party platform's token; a user's, or a code and the AppSecret; on WeCom a suite's token or
+    /// a service provider's; and a robot's `key`.
+    const FOLDERS: [&str; 4] = [
+        "/cgi-bin/component/",
+        "/sns/",
+        "/cgi-bin/service/",
+        "/cgi-bin/webhook/",
+    ];
+    // The one before the last takes the AppSecret (its page "Reset API call counts by AppSecret").
+    matches!(
+        path,
+        "/cgi-bin/token"
+            | "/cgi-bin/stable_token"
+            | "/cgi-bin/gettoken"
+            | "/cgi-bin/clear_quota/v2"
+            | "/cgi-bin/showqrcode"
+    ) || FOLDERS.iter().any(|folder| path.starts_with(folder))
+}
 
-const FOLDERS: [&str; 4] = [
-    // The third-party platform's.
-    "/cgi-bin/component/",
-    // A user's, or a code and the AppSecret.
-    "/sns/",
-    // Of WeCom's: a suite's or a service provider's.
-    "/cgi-bin/service/",
-    // Of WeCom's: a robot's `key`.
-    "/cgi-bin/webhook/",
-];
+/// A third-party platform's token, as `access_token` or named `component_access_token`. The folder is cloud
+/// development of many mini programs at once.
+fn is_exempt_official(path: &str) -> bool {
+    matches!(
+        path,
+        "/product/register/check_audit_status"
+            | "/product/register/register_shop"
+            | "/wxa/addtotemplate"
+            | "/wxa/component/fastregisterbetaweapp"
+            | "/wxa/component/fastregisterpersonalweapp"
+            | "/wxa/deletetemplate"
+            | "/wxa/gettemplatedraftlist"
+            | "/wxa/gettemplatelist"
+    ) || path.starts_with("/componenttcb/")
+}
 
-/// With a third-party platform's token as `access_token`, or named `component_access_token`.
-const OFFICIAL_PATHS: [&str; 8] = [
-    "/product/register/check_audit_status",
-    "/product/register/register_shop",
-    "/wxa/addtotemplate",
-    "/wxa/component/fastregisterbetaweapp",
-    "/wxa/component/fastregisterpersonalweapp",
-    "/wxa/deletetemplate",
-    "/wxa/gettemplatedraftlist",
-    "/wxa/gettemplatelist",
-];
-
-/// Cloud development of many mini programs, which only a third-party platform has.
-const OFFICIAL_FOLDERS: [&str; 1] = ["/componenttcb/"];
-
-const WECOM_PATHS: [&str; 3] = [
-    // With a service provider's token, named `provider_access_token`.
-    "/cgi-bin/hardware/get_device_feature",
-    // With the token that comes with a company's registration (its pages "Set the visible scope of
-    // an authorised application" and "Set contact synchronisation complete").
-    "/cgi-bin/agent/set_scope",
-    "/cgi-bin/sync/contact_sync_success",
-];
-
-/// With a service provider's token.
-const WECOM_FOLDERS: [&str; 1] = ["/cgi-bin/license/"];
+/// A service provider's token; the last two take the one that comes with a company's registration (WeCom's
+/// pages "Set the visible scope of an authorised application" and "Set contact synchronisation complete").
+fn is_exempt_wecom(path: &str) -> bool {
+    matches!(
+        path,
+        "/cgi-bin/hardware/get_device_feature"
+            | "/cgi-bin/agent/set_scope"
+            | "/cgi-bin/sync/contact_sync_success"
+    ) || path.starts_with("/cgi-bin/license/")
+}
 
 /// WeChat ignores a forced refresh that follows another within this time (its page "Get stable access token").
 pub(crate) const FORCES_APART: Duration = Duration::from_secs(30);
