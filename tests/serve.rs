@@ -158,6 +158,13 @@ fn refusing() -> Router {
             any(async |_: Request| -> &'static str { panic!("a mistake of the handler's") }),
         )
         .route(
+            "/halts",
+            any(async || {
+                let some = stream::iter([Ok::<_, std::io::Error>("some of it")]);
+                Body::from_stream(some.chain(stream::pending()))
+            }),
+        )
+        .route(
             "/breaks",
             any(async || {
                 Body::from_stream(stream::iter([
@@ -516,7 +523,7 @@ async fn s7_three_hundred_silent_strangers_keep_nobody_out() {
         .connections(50)
         .head_timeout(LONG)
         .idle_timeout(LONG);
-    let server = Server::start(refusing(), bounds.patience(SHORT)).await;
+    let server = Server::start(refusing(), bounds.patience(SHORT / 5)).await;
     let address = server.address;
     let mut kept = server.connect().await;
     kept.ask(GET).await;
@@ -524,12 +531,12 @@ async fn s7_three_hundred_silent_strangers_keep_nobody_out() {
         let mut silent = Vec::new();
         for number in 0..350 {
             let mut stranger = TcpStream::connect(address).await.unwrap();
-            if number % 2 == 0 {
-                stranger
-                    .write_all(b"POST /echo HTTP/1.1\r\nhost: h\r\n")
-                    .await
-                    .unwrap();
-            }
+            let begun = match number % 3 {
+                0 => "",
+                1 => "POST /echo HTTP/1.1\r\nhost: h\r\n",
+                _ => "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nx",
+            };
+            stranger.write_all(begun.as_bytes()).await.unwrap();
             silent.push(stranger);
         }
         silent
@@ -592,6 +599,25 @@ async fn s7_calls_under_way_make_way_for_nobody() {
     go_on.notify_one();
     assert!(under_way.reply().await.ends_with("slow"));
     assert!(next.reply().await.ends_with("well"));
+}
+
+#[tokio::test]
+async fn s7_a_call_that_waits_for_its_body_makes_way_and_others_after_it() {
+    let bounds = Bounds::default()
+        .connections(2)
+        .patience(Duration::from_millis(1));
+    let server = Server::start(refusing(), bounds).await;
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        let mut client = server.connect().await;
+        client
+            .send("POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nx")
+            .await;
+        waiting.push(client);
+    }
+    for _ in 0..5 {
+        server.assert_serves().await;
+    }
 }
 
 #[tokio::test]
@@ -687,6 +713,13 @@ async fn a_reply_that_breaks_off_never_ends_as_a_whole_one() {
     // Only the end of the connection would say so: that must not look like one.
     let mut client = server.connect().await;
     client.send("GET /breaks HTTP/1.0\r\nhost: h\r\n\r\n").await;
+    let end = client.rest().await.expect_err("a reset");
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+    // Nor when the server is gone.
+    let mut client = server.connect().await;
+    client.send("GET /halts HTTP/1.0\r\nhost: h\r\n\r\n").await;
+    assert!(client.0.read(&mut [0; 4]).await.unwrap() > 0);
+    server.serving.abort();
     let end = client.rest().await.expect_err("a reset");
     assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
 }

@@ -18,7 +18,7 @@ use super::bounds::Bounds;
 use super::call::Calls;
 use super::drain::Drain;
 use super::lingering::Lingering;
-use super::standing::{Deadline, Standing};
+use super::standing::Standing;
 use super::wire::Wire;
 
 type Http = http1::Connection<TokioIo<Wire>, Calls>;
@@ -131,21 +131,17 @@ impl Connection {
 
     /// Whether its peer's time is up, or others have its place.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(deadline) = self.standing.deadline(&self.bounds) else {
-            return Poll::Pending;
-        };
-        let is_over = self.poll_timer(cx, deadline).is_ready();
-        if is_over {
-            tracing::debug!(turn = ?self.standing.turn().0, "a connection is closed: its peer's time is up");
-        }
-        if is_over || self.makes_way() {
-            if let (Deadline::Room(_), Some(http)) = (deadline, self.http.take()) {
-                // What it does not take would stay in the system's memory, and may pass for whole.
-                reset(&http.into_parts().io.into_inner().stream);
+        if let Some(deadline) = self.standing.deadline(&self.bounds) {
+            if self.poll_timer(cx, deadline).is_ready() {
+                let turn = self.standing.turn().0;
+                tracing::debug!(?turn, "a connection is closed: its peer's time is up");
+                return Poll::Ready(());
             }
-            return Poll::Ready(());
         }
-        Poll::Pending
+        match self.makes_way() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
     }
 
     fn makes_way(&self) -> bool {
@@ -165,8 +161,8 @@ impl Connection {
         }
     }
 
-    fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Deadline) -> Poll<()> {
-        let mut time = deadline.time();
+    fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: u64) -> Poll<()> {
+        let mut time = deadline;
         if let Some(lingering) = &self.lingering {
             time = time.min(lingering.end());
         }
@@ -186,6 +182,17 @@ impl Connection {
             if self.timer.as_mut().poll(cx).is_pending() {
                 self.is_armed = true;
                 return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(http) = self.http.take() {
+            // What the peer does not take would stay in the system's memory, and what has come of a reply may pass for whole.
+            if self.standing.is_cut_short() {
+                reset(&http.into_parts().io.into_inner().stream);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What one connection waits for, and since when.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -122,16 +123,15 @@ impl Standing {
 
     /// The body of that call has been read, or nobody has it any more. Another call may have come since.
     pub(super) fn body_ends(&self, call: u32) {
-        let was_open = self
-            .body_of
-            .compare_exchange(call, 0, Relaxed, Relaxed)
-            .is_ok();
-        if was_open
-            && self
-                .phase
-                .compare_exchange(UPLOAD, IDLE, Relaxed, Relaxed)
-                .is_ok()
-        {
+        let ends = self.body_of.compare_exchange(call, 0, SeqCst, SeqCst);
+        if ends.is_ok() {
+            self.upload_ends();
+        }
+    }
+
+    fn upload_ends(&self) {
+        let ends = self.phase.compare_exchange(UPLOAD, IDLE, SeqCst, SeqCst);
+        if ends.is_ok() {
             self.since.store(0, Relaxed);
         }
     }
@@ -142,9 +142,17 @@ impl Standing {
 
     /// The reply is written, as far as this server is concerned.
     pub(super) fn answered(&self) {
-        if self.phase.load(Relaxed) == CALL {
-            let is_whole = self.body_of.load(Relaxed) == 0;
-            self.enter(if is_whole { IDLE } else { UPLOAD });
+        if self.phase.load(Relaxed) != CALL {
+            return;
+        }
+        if self.body_of.load(Relaxed) == 0 {
+            return self.enter(IDLE);
+        }
+        self.since.store(0, Relaxed);
+        self.phase.store(UPLOAD, SeqCst);
+        // Somebody else may have ended it just now.
+        if self.body_of.load(SeqCst) == 0 {
+            self.upload_ends();
         }
     }
 
@@ -164,6 +172,12 @@ impl Standing {
 
     pub(super) fn reply_ends_by_close(&self) -> bool {
         self.ends_by_close.load(Relaxed)
+    }
+
+    /// Whether the peer could take what it has got of a reply for all of it, or does not take it.
+    pub(super) fn is_cut_short(&self) -> bool {
+        let may_pass = self.phase.load(Relaxed) == CALL && self.reply_ends_by_close();
+        may_pass || self.waits_for_room()
     }
 
     pub(super) fn waits_for_body(&self) {
@@ -225,8 +239,8 @@ impl Standing {
     pub(super) fn dispensable(&self, patience: Duration) -> Option<(Turn, u64)> {
         let (turn, since) = self.turn();
         let patience = match self.phase.load(Relaxed) {
-            CALL | UPLOAD => patience.saturating_mul(IN_A_CALL),
-            _ => patience,
+            HEAD | LINGERING if !self.waits_for_room() => patience,
+            _ => patience.saturating_mul(IN_A_CALL),
         };
         let enough = match turn {
             Turn::Nobodys => true,
@@ -237,24 +251,23 @@ impl Standing {
     }
 
     /// When the peer's time is up, if it is its turn; looks at the clock for what has changed since the last time.
-    pub(super) fn deadline(&self, bounds: &Bounds) -> Option<Deadline> {
+    pub(super) fn deadline(&self, bounds: &Bounds) -> Option<u64> {
         if self.since.load(Relaxed) == 0 {
             self.since.store(self.now(), Relaxed);
         }
         let after = |since: u64, timeout| since.saturating_add(millis(timeout));
         match self.write_wait.load(Relaxed) {
             0 => {}
-            since => return Some(Deadline::Room(after(since, bounds.write_timeout))),
+            since => return Some(after(since, bounds.write_timeout)),
         }
         let since = self.since.load(Relaxed);
-        let other = match self.phase.load(Relaxed) {
+        Some(match self.phase.load(Relaxed) {
             HEAD => after(since, bounds.head_timeout),
             IDLE | UPLOAD => after(since, bounds.idle_timeout),
             LINGERING if self.is_to_stop() => after(since, LAST_PAUSE),
             LINGERING => after(since, LINGER_PAUSE),
             _ => return None,
-        };
-        Some(Deadline::Other(other))
+        })
     }
 
     /// Nobody wants the rest of the request's body.
@@ -306,22 +319,6 @@ impl Standing {
         what.store(true, Relaxed);
         if let Some(waker) = &*waker {
             waker.wake_by_ref();
-        }
-    }
-}
-
-/// When a connection ends unless its peer does something.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Deadline {
-    /// It takes its reply.
-    Room(u64),
-    Other(u64),
-}
-
-impl Deadline {
-    pub(super) fn time(self) -> u64 {
-        match self {
-            Deadline::Room(time) | Deadline::Other(time) => time,
         }
     }
 }
