@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
+use crate::body::{Keep, ReplayBudget};
+use crate::framing;
 use crate::platform::Platform;
 use crate::request::{Scope, SkipAuth, Target};
 use crate::token::TokenManager;
@@ -18,6 +20,7 @@ pub(crate) struct Config {
     /// Those of the platform, where there are none.
     pub(crate) refresh_on: Option<Vec<i64>>,
     pub(crate) replay_limit: usize,
+    pub(crate) replay_budget: Option<ReplayBudget>,
     pub(crate) inspect_limit: usize,
     pub(crate) answer_token_requests: bool,
     pub(crate) warnings: Arc<Warnings>,
@@ -73,6 +76,7 @@ impl Config {
             scope: Scope::default(),
             refresh_on: None,
             replay_limit: 16 * 1024 * 1024,
+            replay_budget: None,
             inspect_limit: 4 * 1024,
             answer_token_requests: false,
             warnings: Arc::default(),
@@ -106,6 +110,19 @@ impl Config {
         }
     }
 
+    /// How much of a request's body may be kept. Of its headers those go that would frame it in another way.
+    pub(crate) fn keep(&self, request: &mut Parts) -> Keep {
+        let mut keep = Keep::up_to(self.replay_limit);
+        if let Some(length) = framing::declared(&mut request.headers) {
+            keep = keep.of_length(length);
+        }
+        let own = request.extensions.get::<ReplayBudget>();
+        match own.or(self.replay_budget.as_ref()) {
+            Some(budget) => keep.within(budget.clone()),
+            None => keep,
+        }
+    }
+
     pub(crate) fn platform(&self) -> Platform {
         self.scope.platform()
     }
@@ -123,6 +140,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("scope", &self.scope)
             .field("replay_limit", &self.replay_limit)
+            .field("replay_budget", &self.replay_budget)
             .field("inspect_limit", &self.inspect_limit)
             .field("refresh_on", &self.refresh_on())
             .field("answer_token_requests", &self.answer_token_requests)

@@ -3,9 +3,10 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::body::NoRoom;
 use crate::token::{BoxError, TokenError, fmt_foreign};
 
-/// Why a call failed: no token could be had, or the wrapped client failed.
+/// Why a call failed: no token could be had, there was no room for its body, or the wrapped client failed.
 ///
 /// An errcode of WeChat's is no `Error`: it comes as a reply.
 ///
@@ -32,6 +33,7 @@ pub struct Error {
 
 enum Inner {
     Token(TokenError),
+    NoRoom(NoRoom),
     Service(BoxError),
 }
 
@@ -41,7 +43,10 @@ enum Inner {
 pub enum ErrorKind {
     /// No token could be had, and the request was not sent.
     Token,
-    /// The wrapped service failed.
+    /// The [`ReplayBudget`](crate::ReplayBudget) had no room for a body that must be collected before it is sent, and the
+    /// request was not sent.
+    NoRoom,
+    /// The wrapped service failed, or the request's body did while it was collected, before it was sent.
     Service,
 }
 
@@ -49,6 +54,16 @@ impl Error {
     pub(crate) fn token(error: TokenError) -> Self {
         Error {
             inner: Inner::Token(error),
+        }
+    }
+
+    /// The request's body could not be made ready to be sent.
+    pub(crate) fn body(error: BoxError) -> Self {
+        match error.downcast::<NoRoom>() {
+            Ok(error) => Error {
+                inner: Inner::NoRoom(*error),
+            },
+            Err(error) => Error::service(error),
         }
     }
 
@@ -62,6 +77,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &self.inner {
             Inner::Token(_) => ErrorKind::Token,
+            Inner::NoRoom(_) => ErrorKind::NoRoom,
             Inner::Service(_) => ErrorKind::Service,
         }
     }
@@ -75,7 +91,7 @@ impl Error {
     pub fn token_error(&self) -> Option<&TokenError> {
         match &self.inner {
             Inner::Token(error) => Some(error),
-            Inner::Service(_) => None,
+            Inner::NoRoom(_) | Inner::Service(_) => None,
         }
     }
 
@@ -85,6 +101,7 @@ impl Error {
     pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
         match &self.inner {
             Inner::Token(error) => error,
+            Inner::NoRoom(error) => error,
             Inner::Service(error) => &**error,
         }
     }
@@ -95,6 +112,7 @@ impl Error {
     pub fn into_source(self) -> Box<dyn StdError + Send + Sync> {
         match self.inner {
             Inner::Token(error) => Box::new(error),
+            Inner::NoRoom(error) => Box::new(error),
             Inner::Service(error) => error,
         }
     }
@@ -104,6 +122,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.inner {
             Inner::Token(error) => write!(f, "no access_token for this call: {error}"),
+            Inner::NoRoom(error) => fmt::Display::fmt(error, f),
             Inner::Service(error) => {
                 f.write_str("the call failed: ")?;
                 fmt_foreign(&**error, f)
@@ -116,6 +135,7 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.inner {
             Inner::Token(error) => f.debug_tuple("Token").field(error).finish(),
+            Inner::NoRoom(error) => fmt::Debug::fmt(error, f),
             Inner::Service(_) => write!(f, "Service({self})"),
         }
     }

@@ -9,14 +9,17 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
 use http::request::Parts;
-use http::{Extensions, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
+};
 use http_body::Body;
 use pin_project::pin_project;
 use tower_service::Service;
 
-use crate::body::{Replay, ReplyBody, RequestBody};
+use crate::body::{Collecting, Length, Replay, ReplyBody, RequestBody, Sendable};
 use crate::config::Config;
 use crate::error::Error;
+use crate::framing;
 use crate::made_reply;
 use crate::metrics;
 use crate::outcome::{AuthOutcome, NotReplayed, Rejection};
@@ -38,19 +41,21 @@ where
     R: Body,
 {
     #[pin]
-    step: Step<S::Future, R>,
+    step: Step<S::Future, B, R>,
     /// `None` where the request is sent as it is.
     call: Option<Call<S, B>>,
 }
 
 type TokenFuture = Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send>>;
 
-/// Token → Ready → Sent → Inspect, and after a rejection Refresh → Kept → Ready → Sent → Inspect.
+/// (Collect →) Token → Ready → Sent → Inspect, and after a rejection Refresh → Kept → Ready → Sent → Inspect.
 #[pin_project(project = StepProj)]
-enum Step<F, R>
+enum Step<F, B, R>
 where
     R: Body,
 {
+    /// Reads the request's body, for its length.
+    Collect(Collecting<B>),
     /// Waits for the first token.
     Token(TokenFuture),
     /// Waits for the service to be ready for `Call::body`.
@@ -123,16 +128,18 @@ where
     B: RequestBody,
     R: Body,
 {
-    /// The request is sent with `token`, at once where there is one: `inner` is ready then.
+    /// The request is sent with `token`, at once where there is one: `inner` is ready then, and the body captured.
     pub(crate) fn authorize(
         inner: S,
         config: Arc<Config>,
         tokens: TokenManager,
         token: Option<AccessToken>,
         mut parts: Parts,
-        body: B,
+        captured: Result<Sendable<B>, Collecting<B>>,
     ) -> Self {
-        let (body, replay) = body.capture(config.replay_limit);
+        if let Ok(sendable) = &captured {
+            framing::settle(&mut parts.headers, &parts.method, sendable.length);
+        }
         let mut call = Call {
             inner,
             config,
@@ -140,17 +147,19 @@ where
             token: None,
             head: Head::take(&mut parts),
             body: None,
-            replay,
+            replay: Replay::unavailable(),
             outcome: AuthOutcome::default(),
         };
-        let step = match token {
-            Some(token) => {
+        let step = match (captured, token) {
+            (Err(collecting), _) => Step::Collect(collecting),
+            (Ok(sendable), Some(token)) => {
                 parts.uri = call.head.uri_with(&token);
                 call.token = Some(token);
-                Step::Sent(call.inner.call(Request::from_parts(parts, body)))
+                call.replay = sendable.again;
+                Step::Sent(call.inner.call(Request::from_parts(parts, sendable.body)))
             }
-            None => {
-                call.body = Some(body);
+            (Ok(sendable), None) => {
+                call.set_body(sendable);
                 Step::Token(first_token(call.tokens.clone()))
             }
         };
@@ -181,6 +190,20 @@ where
                 StepProj::Answer(token, platform) => {
                     let token = ready!(token.as_mut().poll(cx));
                     return Poll::Ready(made_reply::token(token, *platform));
+                }
+                StepProj::Collect(collecting) => {
+                    let collected = ready!(collecting.as_mut().poll(cx));
+                    let call = this.call.as_mut().expect(AUTHORIZED);
+                    match collected
+                        .map_err(|error| call.not_collected(error))?
+                        .into_result()
+                    {
+                        Ok(sendable) => {
+                            call.collected(sendable);
+                            Step::Token(first_token(call.tokens.clone()))
+                        }
+                        Err(collecting) => Step::Collect(collecting),
+                    }
                 }
                 StepProj::Token(token) => {
                     let token = ready!(token.as_mut().poll(cx));
@@ -291,6 +314,24 @@ impl<S, B> Call<S, B> {
     fn without_token(&self, error: TokenError) -> Error {
         metrics::without_token(self.tokens.label());
         Error::token(error)
+    }
+
+    fn not_collected(&self, error: BoxError) -> Error {
+        metrics::failed(self.tokens.label());
+        Error::body(error)
+    }
+
+    fn collected(&mut self, sendable: Sendable<B>) {
+        if sendable.length == Length::PastLimit {
+            self.config.warnings.of_chunked();
+        }
+        self.head.settle(sendable.length);
+        self.set_body(sendable);
+    }
+
+    fn set_body(&mut self, sendable: Sendable<B>) {
+        self.body = Some(sendable.body);
+        self.replay = sendable.again;
     }
 
     fn request(&mut self) -> Option<Request<B>> {
@@ -412,6 +453,14 @@ impl Head {
         })
     }
 
+    /// As [`framing::settle`], for a request whose body was not known when it was taken apart.
+    fn settle(&mut self, length: Length) {
+        let mut headers: HeaderMap = self.headers.drain(..).collect();
+        framing::settle(&mut headers, &self.method, length);
+        let headers = headers.iter();
+        self.headers = headers.map(|(n, v)| (n.clone(), v.clone())).collect();
+    }
+
     fn write<B>(&self, mut request: Request<B>, token: &AccessToken) -> Request<B> {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri_with(token);
@@ -434,12 +483,13 @@ where
             .field(
                 "step",
                 &match &self.step {
+                    Step::Collect(_) => "waiting for the request's body",
                     Step::Token(_) => "waiting for a token",
                     Step::Ready => "waiting for the service",
                     Step::Sent(_) => "waiting for the reply",
                     Step::Inspect(..) => "reading the reply",
                     Step::Refresh(..) => "waiting for another token",
-                    Step::Kept(_) => "waiting for the request's body",
+                    Step::Kept(_) => "waiting for the body to be sent again",
                     Step::Answer(..) => "waiting for the token asked for",
                 },
             )

@@ -103,6 +103,7 @@
 mod body;
 mod config;
 mod error;
+mod framing;
 mod future;
 mod layer;
 mod made_reply;
@@ -132,7 +133,7 @@ pub mod reqwest;
 #[path = "reqwest/v0_12.rs"]
 pub mod reqwest_0_12;
 
-pub use self::body::{Replay, ReplayBody, ReplyBody, RequestBody};
+pub use self::body::{Captured, Keep, Replay, ReplayBody, ReplayBudget, ReplyBody, RequestBody};
 pub use self::error::{Error, ErrorKind};
 pub use self::future::ResponseFuture;
 pub use self::layer::WechatAuthLayer;

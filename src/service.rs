@@ -27,7 +27,7 @@ use crate::token::BoxError;
 ///
 /// `poll_ready` is the inner service's. `call` uses the service that was made ready, and a clone of
 /// it that is made ready again for a replay. Where a token must be waited for, readiness is given
-/// back meanwhile: the token request may need it.
+/// back meanwhile: the token request may need it. So it is while a body whose length is not known is collected.
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         match self.config.route(&parts) {
             Route::Pass(passed) => {
                 self.config.warnings.of_passed(passed);
@@ -90,7 +90,9 @@ where
                 ResponseFuture::answer(tokens, platform)
             }
             Route::Authorize(tokens) => {
-                let token = tokens.ready_token();
+                let captured = body.capture(&self.config.keep(&mut parts)).into_result();
+                // A body is collected before a token is asked for, which would grow old meanwhile.
+                let token = captured.is_ok().then(|| tokens.ready_token()).flatten();
                 if token.is_none() {
                     self.give_readiness_back();
                 }
@@ -98,7 +100,7 @@ where
                 let next = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, next);
                 let config = Arc::clone(&self.config);
-                ResponseFuture::authorize(inner, config, tokens, token, parts, body)
+                ResponseFuture::authorize(inner, config, tokens, token, parts, captured)
             }
         }
     }

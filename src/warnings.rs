@@ -12,6 +12,7 @@ use crate::config::Passed;
 #[derive(Default)]
 pub(crate) struct Warnings {
     coding: AtomicBool,
+    chunked: AtomicBool,
     pub(crate) same_token: Seldom,
     pub(crate) body_not_kept: Seldom,
     pub(crate) rejected_again: Seldom,
@@ -26,6 +27,14 @@ impl Warnings {
                 "replies come in a content-encoding that is not looked into, so a rejected token \
                  would go unnoticed: turn on the feature `decompression`, or decompress inside \
                  this layer"
+            );
+        }
+    }
+
+    pub(crate) fn of_chunked(&self) {
+        if !self.chunked.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "a request body is larger than replay_limit, and its length is not known: it is sent in chunks,                  which WeChat answers with 412. Give the request a Content-Length, or raise replay_limit"
             );
         }
     }

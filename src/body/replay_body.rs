@@ -1,18 +1,21 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
-use super::{Replay, RequestBody};
+use super::budget::Room;
+use super::captured::Length;
+use super::collect::collect;
+use super::recording::Recording;
+use super::{Captured, Keep, Replay, RequestBody};
+use crate::token::BoxError;
 
 /// How long a replay waits for the first sending to let go of a body that is still streaming.
 ///
@@ -61,6 +64,8 @@ where
     failed: Option<B::Error>,
     rest: Option<B>,
     tee: Option<Arc<Tee<B>>>,
+    /// What `ahead` counts for.
+    room: Option<Room>,
 }
 
 /// Where the first sending leaves a copy of what it sends, and in the end what it has not sent.
@@ -72,18 +77,11 @@ struct Tee<B> {
 struct TeeState<B> {
     /// `None` once it cannot be whole any more.
     copy: Option<Recording>,
+    /// Given back with `copy`.
+    room: Option<Room>,
     rest: Option<B>,
     released: bool,
     waiting: Option<Waker>,
-}
-
-/// Frames that went by.
-#[derive(Default)]
-struct Recording {
-    data: Vec<Bytes>,
-    small: BytesMut,
-    trailers: Option<HeaderMap>,
-    bytes: usize,
 }
 
 impl<B> ReplayBody<B>
@@ -97,17 +95,37 @@ where
             failed: None,
             rest: Some(body),
             tee: None,
+            room: None,
         }
     }
 
     /// What was sent, and then what was not.
-    fn again(copy: Recording, rest: Option<B>) -> Self {
+    fn again(mut copy: Recording, rest: Option<B>, room: Option<Room>) -> Self {
         ReplayBody {
-            ahead: copy.into_frames(),
+            ahead: copy.frames(),
             failed: None,
             rest,
             tee: None,
+            room,
         }
+    }
+
+    /// All that was read of a body, twice.
+    pub(super) fn in_memory(mut copy: Recording, room: Option<Room>) -> (Self, Self) {
+        let body = ReplayBody {
+            ahead: copy.frames(),
+            failed: None,
+            rest: None,
+            tee: None,
+            room: room.clone(),
+        };
+        (body, ReplayBody::again(copy, None, room))
+    }
+
+    /// What was read of it, and is sent before the rest.
+    pub(super) fn put_back(&mut self, frames: VecDeque<Frame<Bytes>>, room: Option<Room>) {
+        self.ahead = frames;
+        self.room = room;
     }
 }
 
@@ -124,21 +142,64 @@ where
 impl<B> RequestBody for ReplayBody<B>
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError> + Send,
+{
+    fn capture(self, keep: &Keep) -> Captured<Self> {
+        let exact = match Body::is_end_stream(&self) {
+            true => Some(0),
+            false => self.size_hint().exact(),
+        };
+        match exact.or(keep.length()) {
+            // What was there when somebody looked must not decide how it is sent.
+            None => Captured::later(collect(self, keep.clone())),
+            Some(length) => {
+                let (body, again) = self.flowing(length, keep);
+                let captured = Captured::now(body, again);
+                match exact {
+                    Some(exact) => captured.sized(Length::Known(exact)),
+                    None => captured,
+                }
+            }
+        }
+    }
+}
+
+impl<B> ReplayBody<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Send,
 {
-    fn capture(mut self, limit: usize) -> (Self, Replay<Self>) {
+    /// A body of which it is known how long it is, or said to be: it is sent as it comes.
+    fn flowing(mut self, length: u64, keep: &Keep) -> (Self, Replay<Self>) {
+        let limit = keep.limit();
         if self.tee.is_some() || self.failed.is_some() {
             return (self, Replay::unavailable());
         }
+        // All that it will take, before it has taken any: with as much as has come, many slow bodies would share
+        // the budget among them, and in the end none would have the whole of its copy.
+        let fits = usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= limit);
+        let room = match (keep.budget(), fits) {
+            (Some(budget), Some(length)) => match budget.take_now(length) {
+                Some(taken) => Some(taken.into_room()),
+                None => return (self, Replay::unavailable()),
+            },
+            (Some(_), None) if self.size_hint().exact().is_none() => {
+                return (self, Replay::unavailable());
+            }
+            _ => None,
+        };
         let mut copy = Recording::default();
         for frame in &self.ahead {
             copy.keep(frame);
         }
         let Some(rest) = &mut self.rest else {
-            return (self, Replay::ready(ReplayBody::again(copy, None)));
+            self.room.clone_from(&room);
+            return (self, Replay::ready(ReplayBody::again(copy, None, room)));
         };
         let declared = usize::try_from(rest.size_hint().lower()).unwrap_or(usize::MAX);
-        let declared = copy.bytes.saturating_add(declared);
+        let declared = copy.bytes().saturating_add(declared);
         let mut past_limit = 0_usize;
         // Whoever polls the body next brings a waker of its own.
         let mut cx = Context::from_waker(Waker::noop());
@@ -146,7 +207,7 @@ where
             match Pin::new(&mut *rest).poll_frame(&mut cx) {
                 Poll::Ready(None) => break true,
                 Poll::Ready(Some(Ok(frame))) => {
-                    if copy.bytes > limit {
+                    if copy.bytes() > limit {
                         past_limit =
                             past_limit.saturating_add(frame.data_ref().map_or(0, Bytes::len));
                     }
@@ -172,12 +233,19 @@ where
         };
         if in_memory {
             self.rest = None;
-            return (self, Replay::ready(ReplayBody::again(copy, None)));
+            if self.ahead.is_empty() && length > 0 {
+                // A client would take it for no body, and leave the Content-Length that promises one:
+                // what is sent next on the connection would be taken for it.
+                self.ahead.push_back(Frame::data(Bytes::new()));
+                return (self, Replay::unavailable());
+            }
+            self.room.clone_from(&room);
+            return (self, Replay::ready(ReplayBody::again(copy, None, room)));
         }
-        if declared.max(copy.bytes) > limit {
+        if declared.max(copy.bytes()) > limit {
             return (self, Replay::unavailable());
         }
-        let tee = Arc::new(Tee::new(limit, copy));
+        let tee = Arc::new(Tee::new(limit, copy, room));
         self.tee = Some(Arc::clone(&tee));
         (self, Replay::later(tee.into_body()))
     }
@@ -266,11 +334,12 @@ where
 }
 
 impl<B> Tee<B> {
-    fn new(limit: usize, copy: Recording) -> Self {
+    fn new(limit: usize, copy: Recording, room: Option<Room>) -> Self {
         Tee {
             limit,
             state: Mutex::new(TeeState {
                 copy: Some(copy),
+                room,
                 rest: None,
                 released: false,
                 waiting: None,
@@ -286,7 +355,7 @@ impl<B> Tee<B> {
         let mut state = self.state();
         if let Some(copy) = &mut state.copy {
             copy.keep(frame);
-            if copy.bytes > self.limit {
+            if copy.bytes() > self.limit {
                 drop(state);
                 self.give_up();
             }
@@ -294,7 +363,10 @@ impl<B> Tee<B> {
     }
 
     fn give_up(&self) {
-        self.tell(|state| state.copy = None);
+        self.tell(|state| {
+            state.copy = None;
+            state.room = None;
+        });
     }
 
     fn release(&self, rest: Option<B>) {
@@ -336,45 +408,9 @@ where
             state.waiting = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let rest = state.rest.take();
-        Poll::Ready(state.copy.take().map(|copy| ReplayBody::again(copy, rest)))
-    }
-}
-
-impl Recording {
-    fn keep(&mut self, frame: &Frame<Bytes>) {
-        /// From here on small frames are put together: a body in frames of one byte would
-        /// otherwise take thirty times its size.
-        const FRAMES: usize = 32;
-        const SMALL: usize = 512;
-        const JOINED: usize = 16 * 1024;
-
-        if let Some(data) = frame.data_ref() {
-            self.bytes = self.bytes.saturating_add(data.len());
-            if self.data.len() >= FRAMES && data.len() < SMALL {
-                self.small.extend_from_slice(data);
-                if self.small.len() >= JOINED {
-                    self.flush();
-                }
-            } else if !data.is_empty() {
-                self.flush();
-                self.data.push(data.clone());
-            }
-        } else if let Some(trailers) = frame.trailers_ref() {
-            self.trailers = Some(trailers.clone());
-        }
-    }
-
-    fn flush(&mut self) {
-        if !self.small.is_empty() {
-            self.data.push(mem::take(&mut self.small).freeze());
-        }
-    }
-
-    fn into_frames(mut self) -> VecDeque<Frame<Bytes>> {
-        self.flush();
-        let data = self.data.into_iter().map(Frame::data);
-        data.chain(self.trailers.map(Frame::trailers)).collect()
+        let (rest, room) = (state.rest.take(), state.room.take());
+        let copy = state.copy.take();
+        Poll::Ready(copy.map(|copy| ReplayBody::again(copy, rest, room)))
     }
 }
 

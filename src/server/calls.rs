@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::http::{StatusCode, Uri};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 use tower::{Layer, ServiceExt};
@@ -22,9 +22,10 @@ use super::query::parameters;
 use super::redirect;
 use super::refusal::Refusal;
 use super::registry::{Account, Registry};
+use super::room::{Room, longest};
 use super::target::Upstream;
-use crate::body::ReplyBody;
-use crate::error::Error;
+use crate::body::{ReplayBudget, ReplyBody};
+use crate::error::{Error, ErrorKind};
 use crate::layer::WechatAuthLayer;
 use crate::outcome::{AuthOutcome, NotReplayed};
 use crate::platform;
@@ -38,6 +39,7 @@ pub(super) struct Calls {
     upstream: Upstream,
     limits: Limits,
     places: Places,
+    room: Room,
     wechat: WechatAuth<Http>,
     failing: Seldom,
 }
@@ -57,6 +59,7 @@ impl Calls {
             .replay_limit(limits.replay_bytes);
         Calls {
             places: Places::new(limits.calls, registry.clients()),
+            room: Room::new(&limits, registry.clients()),
             registry,
             seal,
             upstream,
@@ -86,6 +89,7 @@ impl Calls {
         let call = self.call(
             request,
             target,
+            self.room.of(client),
             OnBehalf {
                 tokens: match client.is_believed() {
                     true => account.tokens.clone(),
@@ -162,26 +166,34 @@ impl Calls {
     }
 
     /// The call as WeChat gets it: made anew, so that nothing goes along that is not meant to.
-    fn call(&self, request: Request, target: Uri, on_behalf: OnBehalf) -> Result<Request, Refusal> {
+    fn call(
+        &self,
+        request: Request,
+        target: Uri,
+        room: ReplayBudget,
+        on_behalf: OnBehalf,
+    ) -> Result<Request, Refusal> {
         let (head, body) = request.into_parts();
         let limits = &self.limits;
         if body.size_hint().lower() > limits.body_bytes as u64 {
             return Err(body_failed(&BodyError::TooLarge));
         }
+        let (exact, longest) = (body.size_hint().exact(), longest(&body, limits, &room));
         let body = match body.is_end_stream() {
             true => Body::empty(),
-            false => Body::new(WatchedBody::of_call(
-                body,
-                limits.body_pause,
-                limits.body_bytes,
-            )),
+            false => Body::new(WatchedBody::of_call(body, limits.body_pause, longest)),
         };
         let mut call = Request::new(body);
         *call.method_mut() = head.method;
         *call.uri_mut() = target;
         *call.headers_mut() = head.headers;
         headers::clean_request(call.headers_mut());
+        if exact.is_none() {
+            // Beside chunks it is nobody's word for the length (RFC 9112, 6.3).
+            call.headers_mut().remove(header::CONTENT_LENGTH);
+        }
         call.extensions_mut().insert(on_behalf);
+        call.extensions_mut().insert(room);
         Ok(call)
     }
 
@@ -197,6 +209,11 @@ impl Calls {
             tracing::debug!(client = name, account = appid, path, %error, "not passed on");
             metrics::call(client, account, "no_token");
             return Refusal::no_token(why);
+        }
+        if error.kind() == ErrorKind::NoRoom {
+            tracing::debug!(client = name, account = appid, path, %error, "not passed on");
+            metrics::call(client, account, "overloaded");
+            return no_room();
         }
         let mut causes =
             std::iter::successors(Some(error.get_ref() as &dyn std::error::Error), |error| {
@@ -268,6 +285,15 @@ fn overloaded() -> Refusal {
         StatusCode::SERVICE_UNAVAILABLE,
         platform::BUSY,
         "system busy: too many calls are under way at the gateway",
+    )
+}
+
+/// The call was not sent, and there may be room the next moment.
+fn no_room() -> Refusal {
+    Refusal::with_status(
+        StatusCode::SERVICE_UNAVAILABLE,
+        platform::BUSY,
+        "system busy: the gateway has no room for a body whose length is not told before: send a Content-Length",
     )
 }
 

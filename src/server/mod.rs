@@ -99,6 +99,7 @@ mod query;
 mod redirect;
 mod refusal;
 mod registry;
+mod room;
 mod target;
 mod token_endpoints;
 mod token_request;
