@@ -41,7 +41,7 @@ where
                 return Ok(Captured::now(body, Replay::unavailable()).sized(Length::PastLimit));
             }
             room.make(bytes, limit).await?;
-            copy.keep(&frame);
+            copy.copy(&frame);
         }
         frames = frames.wrapping_add(1);
         if frames % FRAMES_AT_A_TIME == 0 {

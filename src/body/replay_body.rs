@@ -355,7 +355,7 @@ impl<B> Tee<B> {
     fn keep(&self, frame: &Frame<Bytes>) {
         let mut state = self.state();
         if let Some(copy) = &mut state.copy {
-            copy.keep(frame);
+            copy.copy(frame);
             if copy.bytes() > self.limit {
                 drop(state);
                 self.give_up();
