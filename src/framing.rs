@@ -53,7 +53,7 @@ pub(crate) fn settle(headers: &mut HeaderMap, method: &Method, length: Length) {
             // leaves the header, and what is sent next on the connection is taken for the body.
             if headers
                 .get(CONTENT_LENGTH)
-                .is_some_and(|length| length != &HeaderValue::from(bytes))
+                .is_some_and(|length| *length != HeaderValue::from(bytes))
             {
                 headers.remove(CONTENT_LENGTH);
             }

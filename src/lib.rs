@@ -53,7 +53,7 @@
 //! | errcode 40001, 42001 or 40014 (WeCom: 40014, 42001) | refreshes once for everybody, sends the call again | the second reply |
 //! | the same, once more | nothing: one refresh and one replay a call | the second reply |
 //! | the same, past the refresh budget, or no new token can be had | nothing | that reply, whole |
-//! | the same, to a streamed body larger than `replay_limit` | refreshes, for the next caller | that reply, whole |
+//! | the same, to a streamed body larger than `replay_limit`, or past the `replay_budget` | refreshes, for the next caller | that reply, whole |
 //! | any other errcode: -1, 45009, 48001 … | nothing: a message would be sent twice | that reply, whole |
 //! | a picture, a large list, any other body | hands it on at its first frame | that reply, as it comes |
 //!

@@ -4,14 +4,16 @@ mod support;
 
 use std::future::pending;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use http::{Request, header};
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody, channel::Channel};
 use hyper_util::client::legacy::Client;
@@ -363,6 +365,47 @@ async fn r11_without_a_body_no_length_is_told() {
     }
     for request in wire.received() {
         assert_eq!(request.framing(), (vec![], vec![]), "{}", request.target);
+    }
+}
+
+/// A body that says that nothing comes, and may not know yet that it has ended.
+struct Nothing(Pace, Boxed);
+
+impl http_body::Body for Nothing {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if let Pace::OneByOne = self.0 {
+            self.0 = Pace::AllThere;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.1).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(0)
+    }
+}
+
+#[tokio::test]
+async fn r11_a_body_of_no_bytes_looks_the_same_whether_it_has_ended_or_not() {
+    let (wire, origin) = Wire::start().await;
+    let service = wechat(&origin, |layer| layer);
+    for (method, length) in [("POST", vec!["0"]), ("GET", vec![])] {
+        for pace in [Pace::AllThere, Pace::OneByOne] {
+            let nothing = Nothing(pace, body(0, Pace::AllThere)).boxed_unsync();
+            let mut request = upload(&origin, nothing);
+            *request.method_mut() = method.parse().unwrap();
+            service.clone().oneshot(request).await.unwrap();
+        }
+        for request in wire.take() {
+            assert_eq!(request.framing(), (length.clone(), no_chunks()), "{method}");
+        }
     }
 }
 

@@ -82,7 +82,7 @@ pub(crate) enum Length {
     Unsaid,
     /// It was known from the beginning.
     Known(u64),
-    /// It was collected to find out, and lost its trailers.
+    /// It was made out, and its trailers are gone.
     Collected(u64),
     /// It was collected up to the limit, and there is more.
     PastLimit,

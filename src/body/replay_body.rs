@@ -35,13 +35,13 @@ const READ_PAST_LIMIT: usize = 16 * 1024 * 1024;
 /// A body of any stream type, in a form that can be sent again.
 ///
 /// Make it the body type of your client where your own type is no
-/// [`RequestBody`]. What is in memory already is captured without copying, whatever its size; of
-/// what is still to come a copy is kept as it flows by, up to `replay_limit` bytes. A body of several frames
-/// counts as in memory when all are there at once, and no more than 16 MiB after the one that exceeds the
-/// limit.
+/// [`RequestBody`]. What is in memory already is captured without copying, whatever its size. What is
+/// still to come flows on, if its length is known, and a copy is kept as it flows by, up to `replay_limit` bytes; else it is
+/// collected first, up to the same limit. A body of known length and of several frames counts as in memory when all are
+/// there at once, and no more than 16 MiB after the one that exceeds the limit.
 ///
 /// A frame larger than what is left of the limit ends the copy, and with it the hope of a replay;
-/// the first sending is never held up.
+/// the first sending is not held up by it.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -144,11 +144,19 @@ where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BoxError> + Send,
 {
-    fn capture(self, keep: &Keep) -> Captured<Self> {
-        let exact = match Body::is_end_stream(&self) {
+    fn capture(mut self, keep: &Keep) -> Captured<Self> {
+        let ended = Body::is_end_stream(&self);
+        let exact = match ended {
             true => Some(0),
             false => self.size_hint().exact(),
         };
+        if exact == Some(0) && !ended && self.tee.is_none() {
+            // It says that nothing comes, but not that it has ended. Clients tell a length of 0 then, or none if they ask
+            // once more and it has.
+            let (body, again) = ReplayBody::in_memory(Recording::default(), None);
+            self.rest = None;
+            return Captured::now(body, Replay::ready(again)).sized(Length::Collected(0));
+        }
         match exact.or(keep.length()) {
             // What was there when somebody looked must not decide how it is sent.
             None => Captured::later(collect(self, keep.clone())),

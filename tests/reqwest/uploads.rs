@@ -214,7 +214,7 @@ async fn easywechat_2191_an_upload_from_a_file_has_a_length_whatever_its_size() 
     for (name, wrap) in ADAPTERS {
         let setup = Setup::new().await;
         let adapter = setup.wrapped(wrap);
-        for (size, times) in [(0, 10), (20_000, 60), (3_000_000, 10)] {
+        for (size, times) in [(0, 10), (20_000, 60), (3_000_000, 4)] {
             let bytes = picture(size);
             setup.wechat.clear();
             for _ in 0..times {
@@ -291,7 +291,7 @@ async fn r11_a_stream_that_fails_while_it_is_collected_fails_the_call_and_nothin
         let url = setup.url("/cgi-bin/media/upload?type=image");
         let upload = setup.client.post(url).body(Body::wrap_stream(stream));
         let failed = setup.wrapped(wrap).send(upload.build().unwrap()).await;
-        let error = failed.err().expect("it fails").clients();
+        let error = failed.expect_err("it fails").clients();
         assert!(error.is_body(), "{name}: {error:?}");
         assert!(
             told(&error).contains("the disk is away"),
