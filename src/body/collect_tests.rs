@@ -297,10 +297,7 @@ async fn a_body_waits_ten_seconds_for_room_and_fails_then() {
 
     let asked = Instant::now();
     let (_sender, body) = pieces(512 * KIB);
-    let error = collecting(body, &keep)
-        .await
-        .err()
-        .expect("there is no room");
+    let error = collecting(body, &keep).await.expect_err("there is no room");
     assert!(error.downcast_ref::<NoRoom>().is_some());
     assert_eq!(asked.elapsed(), Duration::from_secs(10));
     assert_eq!(budget.kept(), 3 * MIB, "its own came back");

@@ -7,6 +7,7 @@ mod recording;
 mod replay_body;
 mod reply_body;
 mod request_body;
+mod tee;
 
 pub(crate) use self::budget::NoRoom;
 pub use self::budget::ReplayBudget;

@@ -1,27 +1,19 @@
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::timeout;
 
 use super::budget::Room;
 use super::captured::Length;
 use super::collect::collect;
 use super::recording::Recording;
+use super::tee::Tee;
 use super::{Captured, Keep, Replay, RequestBody};
 use crate::token::BoxError;
-
-/// How long a replay waits for the first sending to let go of a body that is still streaming.
-///
-/// WeChat may answer before it has read the body. The client goes on sending it then, or gives up
-/// when the server closes the connection; both end soon, or the body is a stream without an end.
-const RELEASED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How many frames are read before the body is sent. More are a stream, even if all are ready: each
 /// costs a hundred bytes, however small it is, and empty ones never reach `replay_limit`.
@@ -68,22 +60,6 @@ where
     room: Option<Room>,
 }
 
-/// Where the first sending leaves a copy of what it sends, and in the end what it has not sent.
-struct Tee<B> {
-    limit: usize,
-    state: Mutex<TeeState<B>>,
-}
-
-struct TeeState<B> {
-    /// `None` once it cannot be whole any more.
-    copy: Option<Recording>,
-    /// Given back with `copy`.
-    room: Option<Room>,
-    rest: Option<B>,
-    released: bool,
-    waiting: Option<Waker>,
-}
-
 impl<B> ReplayBody<B>
 where
     B: Body<Data = Bytes>,
@@ -100,7 +76,7 @@ where
     }
 
     /// What was sent, and then what was not.
-    fn again(mut copy: Recording, rest: Option<B>, room: Option<Room>) -> Self {
+    pub(super) fn again(mut copy: Recording, rest: Option<B>, room: Option<Room>) -> Self {
         ReplayBody {
             ahead: copy.frames(),
             failed: None,
@@ -339,87 +315,6 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplayBody").finish_non_exhaustive()
-    }
-}
-
-impl<B> Tee<B> {
-    fn new(limit: usize, copy: Recording, room: Option<Room>) -> Self {
-        Tee {
-            limit,
-            state: Mutex::new(TeeState {
-                copy: Some(copy),
-                room,
-                rest: None,
-                released: false,
-                waiting: None,
-            }),
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, TeeState<B>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn keep(&self, frame: &Frame<Bytes>) {
-        let mut state = self.state();
-        if let Some(copy) = &mut state.copy {
-            copy.copy(frame);
-            if copy.bytes() > self.limit {
-                drop(state);
-                self.give_up();
-            }
-        }
-    }
-
-    fn give_up(&self) {
-        self.tell(|state| {
-            state.copy = None;
-            state.room = None;
-        });
-    }
-
-    fn release(&self, rest: Option<B>) {
-        self.tell(|state| {
-            state.released = true;
-            // Without a copy it is of no use, and it may hold a file or a connection.
-            if state.copy.is_some() {
-                state.rest = rest;
-            }
-        });
-    }
-
-    fn tell(&self, change: impl FnOnce(&mut TeeState<B>)) {
-        let mut state = self.state();
-        change(&mut state);
-        let waiting = state.waiting.take();
-        drop(state);
-        if let Some(waiting) = waiting {
-            waiting.wake();
-        }
-    }
-}
-
-impl<B> Tee<B>
-where
-    B: Body<Data = Bytes>,
-{
-    async fn into_body(self: Arc<Self>) -> Option<ReplayBody<B>> {
-        let released = poll_fn(|cx| self.poll_released(cx));
-        timeout(RELEASED_WITHIN, released).await.ok().flatten()
-    }
-
-    fn poll_released(&self, cx: &mut Context<'_>) -> Poll<Option<ReplayBody<B>>> {
-        let mut state = self.state();
-        if state.copy.is_none() {
-            return Poll::Ready(None);
-        }
-        if !state.released {
-            state.waiting = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let (rest, room) = (state.rest.take(), state.room.take());
-        let copy = state.copy.take();
-        Poll::Ready(copy.map(|copy| ReplayBody::again(copy, rest, room)))
     }
 }
 
