@@ -100,6 +100,22 @@ fn r11_a_body_that_fails_while_it_is_collected_fails_with_its_own_error() {
 }
 
 #[test]
+fn r11_a_body_that_says_it_is_empty_and_has_not_ended_is_asked() {
+    let keep = Keep::up_to(NO_LIMIT);
+    for steps in [
+        vec![Step::Trailers],
+        vec![data("")],
+        vec![Step::Pending, data("")],
+    ] {
+        let sendable = collect_now(script(steps, Declares::Exactly), &keep).unwrap();
+        assert_eq!(sendable.length, Length::Collected(0));
+        assert!(sendable.body.is_end_stream());
+    }
+    let failed = collect_now(script([Step::Error], Declares::Exactly), &keep);
+    assert!(failed.is_err());
+}
+
+#[test]
 fn r11_with_a_length_told_by_anybody_a_body_flows() {
     let steps = [data("he"), Step::Pending, data("llo")];
     let exact = script(steps.clone(), Declares::Exactly);

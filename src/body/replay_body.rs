@@ -120,18 +120,16 @@ where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BoxError> + Send,
 {
-    fn capture(mut self, keep: &Keep) -> Captured<Self> {
+    fn capture(self, keep: &Keep) -> Captured<Self> {
         let ended = Body::is_end_stream(&self);
         let exact = match ended {
             true => Some(0),
             false => self.size_hint().exact(),
         };
-        if exact == Some(0) && !ended && self.tee.is_none() {
-            // It says that nothing comes, but not that it has ended. Clients tell a length of 0 then, or none if they ask
-            // once more and it has.
-            let (body, again) = ReplayBody::in_memory(Recording::default(), None);
-            self.rest = None;
-            return Captured::now(body, Replay::ready(again)).sized(Length::Collected(0));
+        if exact == Some(0) && !ended {
+            // It says that nothing comes, but not that it has ended. Clients tell a length of 0 then, or none if
+            // they ask once more and it has.
+            return Captured::later(collect(self, keep.clone()));
         }
         match exact.or(keep.length()) {
             // What was there when somebody looked must not decide how it is sent.
