@@ -6,6 +6,8 @@ use std::sync::Arc;
 use http::request::Parts;
 
 use crate::account_id::{AccountId, Asked};
+use crate::body::{Keep, ReplayBudget};
+use crate::framing;
 use crate::passed::PassedThrough;
 use crate::platform::Platform;
 use crate::request::{Scope, SkipAuth, Target, names_other_credential};
@@ -20,6 +22,7 @@ pub(crate) struct Config {
     /// Those of the platform, where there are none.
     pub(crate) refresh_on: Option<Vec<i64>>,
     pub(crate) replay_limit: usize,
+    pub(crate) replay_budget: Option<ReplayBudget>,
     pub(crate) inspect_limit: usize,
     /// Whose token requests are answered.
     pub(crate) answered: Vec<AccountId>,
@@ -59,6 +62,7 @@ impl Config {
             scope: Scope::default(),
             refresh_on: None,
             replay_limit: 16 * 1024 * 1024,
+            replay_budget: None,
             inspect_limit: 4 * 1024,
             answered: Vec::new(),
             warnings: Arc::default(),
@@ -117,6 +121,19 @@ impl Config {
         }
     }
 
+    /// How much of a request's body may be kept. Of its headers those go that would frame it in another way.
+    pub(crate) fn keep(&self, request: &mut Parts) -> Keep {
+        let mut keep = Keep::up_to(self.replay_limit);
+        if let Some(length) = framing::declared(&mut request.headers) {
+            keep = keep.of_length(length);
+        }
+        let own = request.extensions.get::<ReplayBudget>();
+        match own.or(self.replay_budget.as_ref()) {
+            Some(budget) => keep.within(budget.clone()),
+            None => keep,
+        }
+    }
+
     pub(crate) fn platform(&self) -> Platform {
         self.scope.platform()
     }
@@ -134,6 +151,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("scope", &self.scope)
             .field("replay_limit", &self.replay_limit)
+            .field("replay_budget", &self.replay_budget)
             .field("inspect_limit", &self.inspect_limit)
             .field("refresh_on", &self.refresh_on())
             .field("answer_token_requests", &self.answered)

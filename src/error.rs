@@ -3,9 +3,11 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::body::NoRoom;
 use crate::token::{BoxError, TokenError, fmt_foreign};
 
-/// Why a call failed: no token could be had, it left no room for one, or the wrapped client failed.
+/// Why a call failed: no token could be had, it left no room for one, there was no room for its
+/// body, or the wrapped client failed.
 ///
 /// An errcode of WeChat's is no `Error`: it comes as a reply.
 ///
@@ -34,6 +36,7 @@ pub struct Error {
 enum Inner {
     Token(TokenError),
     UriTooLong(UriTooLong),
+    NoRoom(NoRoom),
     Service(BoxError),
 }
 
@@ -60,7 +63,10 @@ pub enum ErrorKind {
     Token,
     /// With the token in it the URI would be too long, and the request was not sent.
     UriTooLong,
-    /// The wrapped service failed.
+    /// The [`ReplayBudget`](crate::ReplayBudget) had no room for a body that must be collected before it is sent, and the
+    /// request was not sent.
+    NoRoom,
+    /// The wrapped service failed, or the request's body did while it was collected, before it was sent.
     Service,
 }
 
@@ -77,6 +83,16 @@ impl Error {
         }
     }
 
+    /// The request's body could not be made ready to be sent.
+    pub(crate) fn body(error: BoxError) -> Self {
+        match error.downcast::<NoRoom>() {
+            Ok(error) => Error {
+                inner: Inner::NoRoom(*error),
+            },
+            Err(error) => Error::service(error),
+        }
+    }
+
     pub(crate) fn service(error: impl Into<BoxError>) -> Self {
         Error {
             inner: Inner::Service(error.into()),
@@ -88,6 +104,7 @@ impl Error {
         match &self.inner {
             Inner::Token(_) => ErrorKind::Token,
             Inner::UriTooLong(_) => ErrorKind::UriTooLong,
+            Inner::NoRoom(_) => ErrorKind::NoRoom,
             Inner::Service(_) => ErrorKind::Service,
         }
     }
@@ -101,7 +118,7 @@ impl Error {
     pub fn token_error(&self) -> Option<&TokenError> {
         match &self.inner {
             Inner::Token(error) => Some(error),
-            Inner::UriTooLong(_) | Inner::Service(_) => None,
+            Inner::UriTooLong(_) | Inner::NoRoom(_) | Inner::Service(_) => None,
         }
     }
 
@@ -112,6 +129,7 @@ impl Error {
         match &self.inner {
             Inner::Token(error) => error,
             Inner::UriTooLong(error) => error,
+            Inner::NoRoom(error) => error,
             Inner::Service(error) => &**error,
         }
     }
@@ -123,6 +141,7 @@ impl Error {
         match self.inner {
             Inner::Token(error) => Box::new(error),
             Inner::UriTooLong(error) => Box::new(error),
+            Inner::NoRoom(error) => Box::new(error),
             Inner::Service(error) => error,
         }
     }
@@ -133,6 +152,7 @@ impl fmt::Display for Error {
         match &self.inner {
             Inner::Token(error) => write!(f, "no access_token for this call: {error}"),
             Inner::UriTooLong(error) => error.fmt(f),
+            Inner::NoRoom(error) => fmt::Display::fmt(error, f),
             Inner::Service(error) => {
                 f.write_str("the call failed: ")?;
                 fmt_foreign(&**error, f)
@@ -146,6 +166,7 @@ impl fmt::Debug for Error {
         match &self.inner {
             Inner::Token(_) => write!(f, "Token({self})"),
             Inner::UriTooLong(_) => write!(f, "UriTooLong({self})"),
+            Inner::NoRoom(_) => write!(f, "NoRoom({self})"),
             Inner::Service(_) => write!(f, "Service({self})"),
         }
     }

@@ -9,16 +9,19 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
 use http::request::Parts;
-use http::{Extensions, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
+};
 use http_body::Body;
 use pin_project::pin_project;
 use tower_service::Service;
 
 use crate::asking::Asking;
 use crate::base_url::single_slashes;
-use crate::body::{Replay, ReplyBody, RequestBody};
+use crate::body::{Collecting, Length, Replay, ReplyBody, RequestBody, Sendable};
 use crate::config::{Aside, Config};
 use crate::error::Error;
+use crate::framing;
 use crate::made_reply;
 use crate::metrics;
 use crate::outcome::{AuthOutcome, NotReplayed, Rejection};
@@ -42,7 +45,7 @@ where
     R: Body,
 {
     #[pin]
-    step: Step<S::Future, R>,
+    step: Step<S::Future, B, R>,
     /// `None` where the request is sent as it is.
     call: Option<Call<S, B>>,
     /// Why the request is sent as it is, and what to watch for.
@@ -54,12 +57,14 @@ where
 type TokenFuture = Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send>>;
 type RefreshFuture = Pin<Box<dyn Future<Output = Refreshed> + Send>>;
 
-/// Token → Ready → Sent → Inspect, and after a rejection Refresh → Kept → Ready → Sent → Inspect.
+/// (Collect →) Token → Ready → Sent → Inspect, and after a rejection Refresh → Kept → Ready → Sent → Inspect.
 #[pin_project(project = StepProj)]
-enum Step<F, R>
+enum Step<F, B, R>
 where
     R: Body,
 {
+    /// Reads the request's body, for its length.
+    Collect(Collecting<B>),
     /// Waits for the first token.
     Token(TokenFuture),
     /// Waits for the service to be ready for `Call::body`.
@@ -142,7 +147,7 @@ where
         }
     }
 
-    fn at(step: Step<S::Future, R>) -> Self {
+    fn at(step: Step<S::Future, B, R>) -> Self {
         ResponseFuture {
             step,
             call: None,
@@ -158,16 +163,18 @@ where
     B: RequestBody,
     R: Body,
 {
-    /// The request is sent with `token`, at once where there is one: `inner` is ready then.
+    /// The request is sent with `token`, at once where there is one: `inner` is ready then, and the body captured.
     pub(crate) fn authorize(
         inner: S,
         config: Arc<Config>,
         tokens: TokenManager,
         token: Option<AccessToken>,
         mut parts: Parts,
-        body: B,
+        captured: Result<Sendable<B>, Collecting<B>>,
     ) -> Self {
-        let (body, replay) = body.capture(config.replay_limit);
+        if let Ok(sendable) = &captured {
+            framing::settle(&mut parts.headers, &parts.method, sendable.length);
+        }
         let mut call = Call {
             inner,
             config,
@@ -178,21 +185,23 @@ where
             moment: Moment::default(),
             head: Head::take(&mut parts),
             body: None,
-            replay,
+            replay: Replay::unavailable(),
             outcome: AuthOutcome::default(),
         };
-        let step = match token {
-            Some(token) => match call.head.uri_with(&token) {
+        let step = match (captured, token) {
+            (Err(collecting), _) => Step::Collect(collecting),
+            (Ok(sendable), Some(token)) => match call.head.uri_with(&token) {
                 Some(uri) => {
                     parts.uri = uri;
                     call.token = Some(token);
                     call.moment = call.tokens.moment();
-                    Step::Sent(call.inner.call(Request::from_parts(parts, body)))
+                    call.replay = sendable.again;
+                    Step::Sent(call.inner.call(Request::from_parts(parts, sendable.body)))
                 }
                 None => Step::Failed(Some(call.uri_too_long())),
             },
-            None => {
-                call.body = Some(body);
+            (Ok(sendable), None) => {
+                call.set_body(sendable);
                 Step::Token(first_token(call.tokens.clone()))
             }
         };
@@ -250,6 +259,20 @@ where
                 }
                 StepProj::Failed(error) => {
                     return Poll::Ready(Err(error.take().expect(POLLED_AGAIN)));
+                }
+                StepProj::Collect(collecting) => {
+                    let collected = ready!(collecting.as_mut().poll(cx));
+                    let call = this.call.as_mut().expect(AUTHORIZED);
+                    match collected
+                        .map_err(|error| call.not_collected(error))?
+                        .into_result()
+                    {
+                        Ok(sendable) => {
+                            call.collected(sendable);
+                            Step::Token(first_token(call.tokens.clone()))
+                        }
+                        Err(collecting) => Step::Collect(collecting),
+                    }
                 }
                 StepProj::Token(token) => {
                     let token = ready!(token.as_mut().poll(cx));
@@ -389,6 +412,24 @@ impl<S, B> Call<S, B> {
     fn fits(&self) -> bool {
         let uri = self.token.as_ref().map(|token| self.head.uri_with(token));
         uri.is_some_and(|uri| uri.is_some())
+    }
+
+    fn not_collected(&self, error: BoxError) -> Error {
+        metrics::failed(self.tokens.label());
+        Error::body(error)
+    }
+
+    fn collected(&mut self, sendable: Sendable<B>) {
+        if sendable.length == Length::PastLimit {
+            self.config.warnings.of_chunked();
+        }
+        self.head.settle(sendable.length);
+        self.set_body(sendable);
+    }
+
+    fn set_body(&mut self, sendable: Sendable<B>) {
+        self.body = Some(sendable.body);
+        self.replay = sendable.again;
     }
 
     /// `None` when the URI is too long with the token.
@@ -542,6 +583,14 @@ impl Head {
         with_token(&self.uri, token)
     }
 
+    /// As [`framing::settle`], for a request whose body was not known when it was taken apart.
+    fn settle(&mut self, length: Length) {
+        let mut headers: HeaderMap = self.headers.drain(..).collect();
+        framing::settle(&mut headers, &self.method, length);
+        let headers = headers.iter();
+        self.headers = headers.map(|(n, v)| (n.clone(), v.clone())).collect();
+    }
+
     fn write<B>(&self, mut request: Request<B>, uri: Uri) -> Request<B> {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
@@ -564,12 +613,13 @@ where
             .field(
                 "step",
                 &match &self.step {
+                    Step::Collect(_) => "waiting for the request's body",
                     Step::Token(_) => "waiting for a token",
                     Step::Ready => "waiting for the service",
                     Step::Sent(_) => "waiting for the reply",
                     Step::Inspect(..) => "reading the reply",
                     Step::Refresh(..) => "waiting for another token",
-                    Step::Kept(_) => "waiting for the request's body",
+                    Step::Kept(_) => "waiting for the body to be sent again",
                     Step::Answer(..) => "waiting for the token asked for",
                     Step::Ask => "reading the request's body",
                     Step::Pass => "waiting for the service",

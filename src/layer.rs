@@ -8,6 +8,7 @@ use tower_layer::Layer;
 
 use crate::account_id::AccountId;
 use crate::base_url::BaseUrl;
+use crate::body::ReplayBudget;
 use crate::config::{Accounts, Config};
 use crate::platform::Platform;
 use crate::service::WechatAuth;
@@ -153,13 +154,26 @@ impl WechatAuthLayer {
         self
     }
 
-    /// How many bytes of a streaming request body are kept for a replay; default 16 MiB.
+    /// How many bytes of a request's body are kept; default 16 MiB.
+    ///
+    /// Of a body whose length is known, so many are kept for a replay while it is sent. One whose length is not known is
+    /// collected up to here before it is sent, as WeChat answers 412 to a body in chunks; a longer one is sent in
+    /// chunks all the same, with a warning, and without a replay.
     ///
     /// The largest upload that WeChat takes is 10 MB. Bodies that are in memory already (`Full`,
     /// `String`, `Bytes`, a box around one of them, a form whose parts are) are replayed whatever their
     /// size.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.config().replay_limit = bytes;
+        self
+    }
+
+    /// What all calls together may keep; default: each its [`replay_limit`](Self::replay_limit), and no bound in total.
+    ///
+    /// A request that has a [`ReplayBudget`] in its extensions counts for that one instead: a share of this one's, for
+    /// whoever it is sent for. Clones of a body that was in memory in one piece already count for none.
+    pub fn replay_budget(mut self, budget: ReplayBudget) -> Self {
+        self.config().replay_budget = Some(budget);
         self
     }
 

@@ -53,7 +53,7 @@
 //! | errcode 40001, 42001 or 40014 (WeCom: 40014, 42001) | refreshes once for everybody, sends the call again | the second reply |
 //! | the same, once more | nothing: one refresh and one replay a call | the second reply |
 //! | the same, past the refresh budget, or no new token can be had | nothing | that reply, whole |
-//! | the same, to a streamed body larger than `replay_limit` | refreshes, for the next caller | that reply, whole |
+//! | the same, to a streamed body larger than `replay_limit`, or past the `replay_budget` | refreshes, for the next caller | that reply, whole |
 //! | any other errcode: -1, 45009, 48001 … | nothing: a message would be sent twice | that reply, whole |
 //! | a picture, a large list, any other body | hands it on at its first frame | that reply, as it comes |
 //! | a file (`Content-Disposition`), a part of one (206) | hands it on unread, whatever it holds | that reply, as it comes |
@@ -109,6 +109,7 @@ mod base_url;
 mod body;
 mod config;
 mod error;
+mod framing;
 mod future;
 mod layer;
 mod made_reply;
@@ -141,7 +142,9 @@ pub mod reqwest;
 pub mod reqwest_0_12;
 
 pub use self::account_id::AccountId;
-pub use self::body::{Peek, Replay, ReplayBody, ReplyBody, RequestBody};
+pub use self::body::{
+    Captured, Keep, Peek, Replay, ReplayBody, ReplayBudget, ReplyBody, RequestBody,
+};
 pub use self::error::{Error, ErrorKind};
 pub use self::future::ResponseFuture;
 pub use self::layer::WechatAuthLayer;

@@ -53,7 +53,8 @@ pub enum NotReplayed {
     NoToken(TokenError),
     /// The new token is the rejected one.
     SameToken,
-    /// The request's body was streamed and is larger than `replay_limit`, or it failed.
+    /// The request's body was streamed and is larger than `replay_limit`, or there was no room for a copy in the
+    /// [`ReplayBudget`](crate::ReplayBudget), or it failed.
     BodyNotKept,
     /// The new token is longer, and the URI would be too long with it.
     UriTooLong,

@@ -29,7 +29,7 @@ use crate::token::BoxError;
 ///
 /// `poll_ready` is the inner service's. `call` uses the service that was made ready, and a clone of
 /// it that is made ready again for a replay. Where a token must be waited for, readiness is given
-/// back meanwhile: the token request may need it.
+/// back meanwhile: the token request may need it. So it is while a body whose length is not known is collected.
 ///
 /// # Errors
 ///
@@ -78,7 +78,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         match self.config.route(&parts) {
             Route::Aside(aside) => self.aside(aside, parts, body),
             Route::Ask => match body.peek(asking::READ_AT_MOST).ready() {
@@ -93,7 +93,9 @@ where
                 }
             },
             Route::Authorize(tokens) => {
-                let token = tokens.ready_token();
+                let captured = body.capture(&self.config.keep(&mut parts)).into_result();
+                // A body is collected before a token is asked for, which would grow old meanwhile.
+                let token = captured.is_ok().then(|| tokens.ready_token()).flatten();
                 if token.is_none() {
                     self.give_readiness_back();
                 }
@@ -101,7 +103,7 @@ where
                 let next = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, next);
                 let config = Arc::clone(&self.config);
-                ResponseFuture::authorize(inner, config, tokens, token, parts, body)
+                ResponseFuture::authorize(inner, config, tokens, token, parts, captured)
             }
         }
     }

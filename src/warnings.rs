@@ -14,6 +14,7 @@ use crate::platform::Platform;
 #[derive(Default)]
 pub(crate) struct Warnings {
     coding: AtomicBool,
+    chunked: AtomicBool,
     other_platform: AtomicBool,
     unknown_host: AtomicBool,
     token_missing: AtomicBool,
@@ -31,6 +32,14 @@ impl Warnings {
                 "replies come in a content-encoding that is not looked into, so a rejected token \
                  would go unnoticed: turn on the feature `decompression`, or decompress inside \
                  this layer"
+            );
+        }
+    }
+
+    pub(crate) fn of_chunked(&self) {
+        if !self.chunked.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "a request body is larger than replay_limit, and its length is not known: it is sent in chunks,                  which WeChat answers with 412. Give the request a Content-Length, or raise replay_limit"
             );
         }
     }

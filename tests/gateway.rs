@@ -4,7 +4,9 @@ mod support;
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,7 +14,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -507,7 +509,8 @@ async fn a_rejection_that_stands_is_no_word_about_the_clients_token() {
         })
     };
     for expected in [-1, 0] {
-        let call = upload(&token, Body::from_stream(two_pieces()));
+        let body = OfLength(2048, Body::from_stream(two_pieces()));
+        let call = upload(&token, Body::new(body));
         assert_eq!(errcode(&gateway, call).await, expected);
     }
 }
@@ -769,13 +772,76 @@ async fn a_body_that_is_too_large_is_refused_whether_it_says_so_or_not() {
     assert_eq!(wechat.received()[0].body.len(), 4096);
 }
 
+/// Pieces of 1 KiB, and then nothing more for ever.
+fn stopping(number: usize) -> Body {
+    Body::new(StreamBody::new(
+        stream::iter(0..number)
+            .map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b'x'; 1024]))))
+            .chain(stream::pending()),
+    ))
+}
+
+#[tokio::test(start_paused = true)]
+async fn s7_past_the_budget_chunks_are_refused_as_busy_and_a_body_of_known_length_passes() {
+    let wechat = Wechat::default();
+    let gateway = builder(wechat.answering(well))
+        .client("shop", OTHER_SECRET)
+        .replay_limit(1 << 20)
+        .replay_budget(4 << 20);
+    let gateway = gateway.build().unwrap();
+    let (of_crm, of_shop) = (
+        token(&gateway).await,
+        token_for(&gateway, APPID, OTHER_SECRET).await,
+    );
+    // A client's share is 2 MiB, and 1.5 of it are for uploads: room for one in chunks at a time.
+    let held = upload(&of_crm, stopping(500));
+    let held = tokio::spawn(gateway.clone().oneshot(held));
+    sleep(Duration::from_millis(1)).await;
+    let asked = tokio::time::Instant::now();
+    let reply = send(&gateway, upload(&of_crm, pieces(200))).await;
+    assert_eq!(asked.elapsed().as_secs(), 10);
+    assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(read(reply).await["errcode"], -1);
+    assert!(wechat.received().is_empty(), "it was not sent");
+
+    // A message in chunks, an upload of known length, and an upload of another client's.
+    assert_eq!(errcode(&gateway, upload(&of_crm, pieces(10))).await, 0);
+    let told = Body::new(OfLength(200 << 10, pieces(200)));
+    assert_eq!(errcode(&gateway, upload(&of_crm, told)).await, 0);
+    assert_eq!(errcode(&gateway, upload(&of_shop, pieces(200))).await, 0);
+
+    held.abort();
+    let _ = held.await;
+    assert_eq!(errcode(&gateway, upload(&of_crm, pieces(200))).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s7_past_the_budget_a_rejected_call_of_known_length_is_not_sent_again() {
+    let wechat = Wechat::default();
+    let gateway = builder(wechat.answering(rejects_the_first)).replay_budget(1 << 20);
+    let gateway = gateway.build().unwrap();
+    let token = token(&gateway).await;
+    let late = stream::once(sleep(Duration::from_millis(1)))
+        .map(|()| Ok::<_, Infallible>(Bytes::from(vec![0; 800 << 10])));
+    let told = Body::new(OfLength(800 << 10, Body::from_stream(late)));
+    let told = read(send(&gateway, upload(&token, told)).await).await;
+    assert_eq!(told["errcode"], -1);
+    assert!(
+        told["errmsg"]
+            .as_str()
+            .unwrap()
+            .contains("too large to be sent again"),
+        "{told}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stops_coming_is_given_up() {
     let gateway = builder(Wechat::default().answering(well)).body_pause(Duration::from_secs(3));
     let gateway = gateway.build().unwrap();
     let token = token(&gateway).await;
     let started = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from("x")))]);
-    let stopped = StreamBody::new(futures_util::StreamExt::chain(started, stream::pending()));
+    let stopped = StreamBody::new(started.chain(stream::pending()));
     let reply = send(&gateway, upload(&token, Body::new(stopped))).await;
     assert_eq!(reply.status(), StatusCode::REQUEST_TIMEOUT);
     assert_eq!(read(reply).await["errcode"], 44002);
@@ -796,6 +862,25 @@ async fn headers_that_are_too_large_are_refused() {
     assert_eq!(reply.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
 }
 
+/// A body that says how long it is: a server's does if there was a Content-Length.
+struct OfLength<B>(u64, B);
+
+impl<B: http_body::Body + Unpin> http_body::Body for OfLength<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.1).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.0)
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn bodies_flow_in_both_directions_as_they_come() {
     // A WeChat that sends back each piece of a call at once.
@@ -806,6 +891,7 @@ async fn bodies_flow_in_both_directions_as_they_come() {
     let gateway = builder(http).build().unwrap();
     let token = token(&gateway).await;
     let (mut pieces, body) = http_body_util::channel::Channel::<Bytes, Infallible>::new(1);
+    let body = OfLength(13, body);
     // The layer looks at the first piece of a reply before it hands it on.
     pieces.send_data(Bytes::from("picture")).await.unwrap();
     let reply = send(&gateway, upload(&token, Body::new(body))).await;

@@ -455,8 +455,8 @@ async fn r5_the_rejected_token_again_is_not_sent_again() {
 struct Once;
 
 impl RequestBody for Once {
-    fn capture(self, _: usize) -> (Self, tower_wechat::Replay<Self>) {
-        (Once, tower_wechat::Replay::unavailable())
+    fn capture(self, _: &tower_wechat::Keep) -> tower_wechat::Captured<Self> {
+        tower_wechat::Captured::now(Once, tower_wechat::Replay::unavailable())
     }
 }
 

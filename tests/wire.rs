@@ -50,9 +50,11 @@ fn streamed(pieces: usize, pause: Duration) -> Streamed {
     body.boxed_unsync()
 }
 
-fn upload(wechat: &MockWechat, body: Streamed) -> Request<Streamed> {
+/// A body that flows as it comes, for its length is told: of so many pieces.
+fn upload(wechat: &MockWechat, pieces: usize, body: Streamed) -> Request<Streamed> {
     let uri = format!("{}/cgi-bin/media/upload?type=image", wechat.url());
-    Request::post(uri).body(body).unwrap()
+    let request = Request::post(uri).header("content-length", pieces * PIECE);
+    request.body(body).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,7 +62,7 @@ async fn a_streaming_upload_is_replayed_byte_for_byte() {
     // trap 10: octocrab#835; linkerd2#15649
     let (wechat, service) = revoked(16 * 1024 * 1024).await;
     let body = streamed(80, Duration::ZERO);
-    let reply = service.oneshot(upload(&wechat, body)).await.unwrap();
+    let reply = service.oneshot(upload(&wechat, 80, body)).await.unwrap();
     assert!(reply.extensions().get::<AuthOutcome>().unwrap().replayed());
     assert!(text(reply).await.contains("media_id"));
     let requests = wechat.requests();
@@ -70,6 +72,7 @@ async fn a_streaming_upload_is_replayed_byte_for_byte() {
     assert_eq!(first.body_len(), (80 * PIECE) as u64);
     assert_eq!(second.body_len(), first.body_len());
     assert_eq!(second.body_sha256().unwrap(), first.body_sha256().unwrap());
+    assert_eq!(first.headers(), second.headers());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,7 +81,7 @@ async fn a_rejection_before_the_body_was_read_is_replayed_whole() {
     let (wechat, service) = revoked(16 * 1024 * 1024).await;
     wechat.answer_early(true);
     let body = streamed(40, Duration::from_millis(5));
-    let reply = service.oneshot(upload(&wechat, body)).await.unwrap();
+    let reply = service.oneshot(upload(&wechat, 40, body)).await.unwrap();
     assert!(reply.extensions().get::<AuthOutcome>().unwrap().replayed());
     assert!(text(reply).await.contains("media_id"));
     let last = wechat.requests().pop().unwrap();
@@ -92,7 +95,7 @@ async fn an_upload_over_the_limit_is_sent_once_and_says_so() {
     let body = streamed(40, Duration::ZERO);
     let reply = service
         .clone()
-        .oneshot(upload(&wechat, body))
+        .oneshot(upload(&wechat, 40, body))
         .await
         .unwrap();
     let outcome = reply.extensions().get::<AuthOutcome>().unwrap().clone();
@@ -104,7 +107,7 @@ async fn an_upload_over_the_limit_is_sent_once_and_says_so() {
     assert_eq!(wechat.requests()[0].body_len(), (40 * PIECE) as u64);
     // The next one profits from the refresh.
     let body = streamed(40, Duration::ZERO);
-    let reply = service.oneshot(upload(&wechat, body)).await.unwrap();
+    let reply = service.oneshot(upload(&wechat, 40, body)).await.unwrap();
     assert!(text(reply).await.contains("media_id"));
     assert_eq!(wechat.token_requests().started, 1);
 }

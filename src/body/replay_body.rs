@@ -1,25 +1,21 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::timeout;
 
-use super::{Peek, Replay, RequestBody};
+use super::budget::Room;
+use super::captured::Length;
+use super::collect::collect;
+use super::recording::Recording;
+use super::tee::Tee;
+use super::{Captured, Keep, Peek, Replay, RequestBody};
 use crate::account_id::InJson;
-
-/// How long a replay waits for the first sending to let go of a body that is still streaming.
-///
-/// WeChat may answer before it has read the body. The client goes on sending it then, or gives up
-/// when the server closes the connection; both end soon, or the body is a stream without an end.
-const RELEASED_WITHIN: Duration = Duration::from_secs(10);
+use crate::token::BoxError;
 
 /// How many frames are read before the body is sent. More are a stream, even if all are ready: each
 /// costs a hundred bytes, however small it is, and empty ones never reach `replay_limit`.
@@ -33,13 +29,13 @@ const READ_PAST_LIMIT: usize = 16 * 1024 * 1024;
 /// A body of any stream type, in a form that can be sent again.
 ///
 /// Make it the body type of your client where your own type is no
-/// [`RequestBody`]. What is in memory already is captured without copying, whatever its size; of
-/// what is still to come a copy is kept as it flows by, up to `replay_limit` bytes. A body of several frames
-/// counts as in memory when all are there at once, and no more than 16 MiB after the one that exceeds the
-/// limit.
+/// [`RequestBody`]. What is in memory already is captured without copying, whatever its size. What is
+/// still to come flows on, if its length is known, and a copy is kept as it flows by, up to `replay_limit` bytes; else it is
+/// collected first, up to the same limit. A body of known length and of several frames counts as in memory when all are
+/// there at once, and no more than 16 MiB after the one that exceeds the limit.
 ///
 /// A frame larger than what is left of the limit ends the copy, and with it the hope of a replay;
-/// the first sending is never held up.
+/// the first sending is not held up by it.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -64,29 +60,8 @@ where
     /// The end was read ahead, and nobody knew the size before: so it stays.
     open_end: bool,
     tee: Option<Arc<Tee<B>>>,
-}
-
-/// Where the first sending leaves a copy of what it sends, and in the end what it has not sent.
-struct Tee<B> {
-    limit: usize,
-    state: Mutex<TeeState<B>>,
-}
-
-struct TeeState<B> {
-    /// `None` once it cannot be whole any more.
-    copy: Option<Recording>,
-    rest: Option<B>,
-    released: bool,
-    waiting: Option<Waker>,
-}
-
-/// Frames that went by.
-#[derive(Default)]
-struct Recording {
-    data: Vec<Bytes>,
-    small: BytesMut,
-    trailers: Option<HeaderMap>,
-    bytes: usize,
+    /// What `ahead` counts for.
+    room: Option<Room>,
 }
 
 impl<B> ReplayBody<B>
@@ -101,18 +76,39 @@ where
             rest: Some(body),
             open_end: false,
             tee: None,
+            room: None,
         }
     }
 
     /// What was sent, and then what was not.
-    fn again(copy: Recording, rest: Option<B>) -> Self {
+    pub(super) fn again(mut copy: Recording, rest: Option<B>, room: Option<Room>) -> Self {
         ReplayBody {
-            ahead: copy.into_frames(),
+            ahead: copy.frames(),
             failed: None,
             rest,
             open_end: false,
             tee: None,
+            room,
         }
+    }
+
+    /// All that was read of a body, twice.
+    pub(super) fn in_memory(mut copy: Recording, room: Option<Room>) -> (Self, Self) {
+        let body = ReplayBody {
+            ahead: copy.frames(),
+            failed: None,
+            rest: None,
+            open_end: false,
+            tee: None,
+            room: room.clone(),
+        };
+        (body, ReplayBody::again(copy, None, room))
+    }
+
+    /// What was read of it, and is sent before the rest.
+    pub(super) fn put_back(&mut self, frames: VecDeque<Frame<Bytes>>, room: Option<Room>) {
+        self.ahead = frames;
+        self.room = room;
     }
 }
 
@@ -129,21 +125,80 @@ where
 impl<B> RequestBody for ReplayBody<B>
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError> + Send,
+{
+    fn capture(self, keep: &Keep) -> Captured<Self> {
+        let ended = Body::is_end_stream(&self);
+        let exact = match ended {
+            true => Some(0),
+            false => self.size_hint().exact(),
+        };
+        if exact == Some(0) && !ended {
+            // It says that nothing comes, but not that it has ended. Clients tell a length of 0 then, or none if
+            // they ask once more and it has.
+            return Captured::later(collect(self, keep.clone()));
+        }
+        match exact.or(keep.length()) {
+            // What was there when somebody looked must not decide how it is sent.
+            None => Captured::later(collect(self, keep.clone())),
+            Some(length) => {
+                let (body, again) = self.flowing(length, keep);
+                let captured = Captured::now(body, again);
+                match exact {
+                    Some(exact) => captured.sized(Length::Known(exact)),
+                    None => captured,
+                }
+            }
+        }
+    }
+
+    fn peek(mut self, limit: usize) -> Peek<Self> {
+        if self.tee.is_some() || self.failed.is_some() {
+            return Peek::unknown(self);
+        }
+        Peek::later(async move {
+            let bytes = self.read_object(limit).await;
+            (self, bytes)
+        })
+    }
+}
+
+impl<B> ReplayBody<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Send,
 {
-    fn capture(mut self, limit: usize) -> (Self, Replay<Self>) {
+    /// A body of which it is known how long it is, or said to be: it is sent as it comes.
+    fn flowing(mut self, length: u64, keep: &Keep) -> (Self, Replay<Self>) {
+        let limit = keep.limit();
         if self.tee.is_some() || self.failed.is_some() {
             return (self, Replay::unavailable());
         }
+        // All that it will take, before it has taken any: with as much as has come, many slow bodies would share
+        // the budget among them, and in the end none would have the whole of its copy.
+        let fits = usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= limit);
+        let room = match (keep.budget(), fits) {
+            (Some(budget), Some(length)) => match budget.take_now(length) {
+                Some(taken) => Some(taken.into_room()),
+                None => return (self, Replay::unavailable()),
+            },
+            (Some(_), None) if self.size_hint().exact().is_none() => {
+                return (self, Replay::unavailable());
+            }
+            _ => None,
+        };
         let mut copy = Recording::default();
         for frame in &self.ahead {
             copy.keep(frame);
         }
         let Some(rest) = &mut self.rest else {
-            return (self, Replay::ready(ReplayBody::again(copy, None)));
+            self.room.clone_from(&room);
+            return (self, Replay::ready(ReplayBody::again(copy, None, room)));
         };
         let declared = usize::try_from(rest.size_hint().lower()).unwrap_or(usize::MAX);
-        let declared = copy.bytes.saturating_add(declared);
+        let declared = copy.bytes().saturating_add(declared);
         let mut past_limit = 0_usize;
         // Whoever polls the body next brings a waker of its own.
         let mut cx = Context::from_waker(Waker::noop());
@@ -151,7 +206,7 @@ where
             match Pin::new(&mut *rest).poll_frame(&mut cx) {
                 Poll::Ready(None) => break true,
                 Poll::Ready(Some(Ok(frame))) => {
-                    if copy.bytes > limit {
+                    if copy.bytes() > limit {
                         past_limit =
                             past_limit.saturating_add(frame.data_ref().map_or(0, Bytes::len));
                     }
@@ -177,24 +232,22 @@ where
         };
         if in_memory {
             self.rest = None;
-            return (self, Replay::ready(ReplayBody::again(copy, None)));
+            if (copy.bytes() as u64) < length {
+                // A Content-Length promises more. hyper fails such a call when it asks for a frame and there is none; at a
+                // body that says beforehand that it has ended it takes the request for complete, waits for the
+                // reply, and what is sent next on the connection would be taken for the body.
+                self.ahead.push_back(Frame::data(Bytes::new()));
+                return (self, Replay::unavailable());
+            }
+            self.room.clone_from(&room);
+            return (self, Replay::ready(ReplayBody::again(copy, None, room)));
         }
-        if declared.max(copy.bytes) > limit {
+        if declared.max(copy.bytes()) > limit {
             return (self, Replay::unavailable());
         }
-        let tee = Arc::new(Tee::new(limit, copy));
+        let tee = Arc::new(Tee::new(limit, copy, room));
         self.tee = Some(Arc::clone(&tee));
         (self, Replay::later(tee.into_body()))
-    }
-
-    fn peek(mut self, limit: usize) -> Peek<Self> {
-        if self.tee.is_some() || self.failed.is_some() {
-            return Peek::unknown(self);
-        }
-        Peek::later(async move {
-            let bytes = self.read_object(limit).await;
-            (self, bytes)
-        })
     }
 }
 
@@ -336,119 +389,6 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplayBody").finish_non_exhaustive()
-    }
-}
-
-impl<B> Tee<B> {
-    fn new(limit: usize, copy: Recording) -> Self {
-        Tee {
-            limit,
-            state: Mutex::new(TeeState {
-                copy: Some(copy),
-                rest: None,
-                released: false,
-                waiting: None,
-            }),
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, TeeState<B>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn keep(&self, frame: &Frame<Bytes>) {
-        let mut state = self.state();
-        if let Some(copy) = &mut state.copy {
-            copy.keep(frame);
-            if copy.bytes > self.limit {
-                drop(state);
-                self.give_up();
-            }
-        }
-    }
-
-    fn give_up(&self) {
-        self.tell(|state| state.copy = None);
-    }
-
-    fn release(&self, rest: Option<B>) {
-        self.tell(|state| {
-            state.released = true;
-            // Without a copy it is of no use, and it may hold a file or a connection.
-            if state.copy.is_some() {
-                state.rest = rest;
-            }
-        });
-    }
-
-    fn tell(&self, change: impl FnOnce(&mut TeeState<B>)) {
-        let mut state = self.state();
-        change(&mut state);
-        let waiting = state.waiting.take();
-        drop(state);
-        if let Some(waiting) = waiting {
-            waiting.wake();
-        }
-    }
-}
-
-impl<B> Tee<B>
-where
-    B: Body<Data = Bytes>,
-{
-    async fn into_body(self: Arc<Self>) -> Option<ReplayBody<B>> {
-        let released = poll_fn(|cx| self.poll_released(cx));
-        timeout(RELEASED_WITHIN, released).await.ok().flatten()
-    }
-
-    fn poll_released(&self, cx: &mut Context<'_>) -> Poll<Option<ReplayBody<B>>> {
-        let mut state = self.state();
-        if state.copy.is_none() {
-            return Poll::Ready(None);
-        }
-        if !state.released {
-            state.waiting = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let rest = state.rest.take();
-        Poll::Ready(state.copy.take().map(|copy| ReplayBody::again(copy, rest)))
-    }
-}
-
-impl Recording {
-    fn keep(&mut self, frame: &Frame<Bytes>) {
-        /// From here on small frames are put together: a body in frames of one byte would
-        /// otherwise take thirty times its size.
-        const FRAMES: usize = 32;
-        const SMALL: usize = 512;
-        const JOINED: usize = 16 * 1024;
-
-        if let Some(data) = frame.data_ref() {
-            self.bytes = self.bytes.saturating_add(data.len());
-            if self.data.len() >= FRAMES && data.len() < SMALL {
-                self.small.extend_from_slice(data);
-                if self.small.len() >= JOINED {
-                    self.flush();
-                }
-            } else if !data.is_empty() {
-                self.flush();
-                self.data.push(data.clone());
-            }
-        } else if let Some(trailers) = frame.trailers_ref() {
-            self.trailers = Some(trailers.clone());
-        }
-    }
-
-    fn flush(&mut self) {
-        if !self.small.is_empty() {
-            self.data.push(mem::take(&mut self.small).freeze());
-        }
-    }
-
-    fn into_frames(mut self) -> VecDeque<Frame<Bytes>> {
-        self.flush();
-        let data = self.data.into_iter().map(Frame::data);
-        data.chain(self.trailers.map(Frame::trailers)).collect()
     }
 }
 

@@ -1,6 +1,4 @@
 use std::borrow::Cow;
-use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -9,27 +7,41 @@ use http_body::Body as _;
 use http_body_util::combinators::{BoxBody, UnsyncBoxBody};
 use http_body_util::{Either, Empty, Full};
 
-use super::{Peek, ReplayBody};
+use super::{Captured, Keep, Peek, Replay, ReplayBody};
+use crate::token::BoxError;
 
 /// A request body that the layer can send, and send again.
 ///
-/// Bodies that are in memory are cloned, whatever their size: `Bytes` and `Full<Bytes>` without
-/// copying, `String` and `Vec<u8>` byte for byte. `BoxBody`, `UnsyncBoxBody` and, with their features,
-/// axum's and reqwest's `Body` are polled once: what is there already is captured without copying,
-/// whatever the box holds, and what is still to come flows on while a copy is kept up to
-/// `replay_limit` bytes. For a stream type of your own make [`ReplayBody`] the body of your client.
+/// - Bodies that are in memory are cloned, whatever their size: `Bytes` and `Full<Bytes>` without
+///   copying, `String` and `Vec<u8>` byte for byte.
+/// - `BoxBody`, `UnsyncBoxBody` and, with their features, axum's and reqwest's `Body` flow on as they come when their
+///   length is known, by their exact size hint or by the request's Content-Length. A copy is kept meanwhile, up
+///   to `replay_limit` bytes; what is there already is not copied, whatever the box holds.
+/// - The same of unknown length are collected before the call is sent, up to `replay_limit`, and sent with their length:
+///   WeChat answers 412 to a body in chunks. A longer one is sent in chunks, once.
+///
+/// For a stream type of your own make [`ReplayBody`] the body of your client, or write `capture` yourself:
 ///
 /// ```
-/// use bytes::Bytes;
-/// use http_body_util::Full;
-/// use tower_wechat::RequestBody;
+/// use tower_wechat::{Captured, Keep, Replay, RequestBody};
 ///
-/// let (_sent_now, _sent_again) = Full::new(Bytes::from("{}")).capture(16);
+/// /// A text that is the same for everybody.
+/// struct Notice(&'static str);
+///
+/// impl RequestBody for Notice {
+///     fn capture(self, _: &Keep) -> Captured<Self> {
+///         let again = Replay::ready(Notice(self.0));
+///         let bytes = self.0.len() as u64;
+///         Captured::now(self, again).of_length(bytes)
+///     }
+/// }
 /// ```
 pub trait RequestBody: Sized {
-    /// Splits the body into what is sent now and what can be sent again, keeping at most `limit`
-    /// bytes of what is not in memory yet.
-    fn capture(self, limit: usize) -> (Self, Replay<Self>);
+    /// Splits the body into what is sent now and what can be sent again; `keep` says how much may be kept for it.
+    ///
+    /// What it makes of the body depends on the body and on `keep`, not on what of it is there already: else one
+    /// upload goes out with a length and the next in chunks.
+    fn capture(self, keep: &Keep) -> Captured<Self>;
 
     /// Looks into the body before it is sent, for a request that says there what it is about; at most
     /// `limit` bytes and what comes along with them.
@@ -43,82 +55,14 @@ pub trait RequestBody: Sized {
     }
 }
 
-/// The body for a second sending, if there is one.
-pub struct Replay<B> {
-    kept: Kept<B>,
-}
-
-enum Kept<B> {
-    Ready(B),
-    Later(Pin<Box<dyn Future<Output = Option<B>> + Send>>),
-    Nothing,
-}
-
-impl<B> Replay<B> {
-    /// The body is here.
-    pub fn ready(body: B) -> Self {
-        Replay {
-            kept: Kept::Ready(body),
-        }
-    }
-
-    /// The body will be known when the first sending is over. Polled only if it is needed.
-    pub fn later(body: impl Future<Output = Option<B>> + Send + 'static) -> Self {
-        Replay {
-            kept: Kept::Later(Box::pin(body)),
-        }
-    }
-
-    /// The body can be sent only once.
-    pub fn unavailable() -> Self {
-        Replay {
-            kept: Kept::Nothing,
-        }
-    }
-
-    /// The same in another wrapping.
-    pub fn map<C>(self, wrap: impl FnOnce(B) -> C + Send + 'static) -> Replay<C>
-    where
-        B: 'static,
-    {
-        match self.kept {
-            Kept::Ready(body) => Replay::ready(wrap(body)),
-            Kept::Later(body) => Replay::later(async move { body.await.map(wrap) }),
-            Kept::Nothing => Replay::unavailable(),
-        }
-    }
-
-    /// The body, or `None` when it cannot be sent again. Not to be polled after that.
-    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<B>> {
-        match &mut self.kept {
-            Kept::Later(body) => body.as_mut().poll(cx),
-            Kept::Ready(_) | Kept::Nothing => {
-                match std::mem::replace(&mut self.kept, Kept::Nothing) {
-                    Kept::Ready(body) => Poll::Ready(Some(body)),
-                    _ => Poll::Ready(None),
-                }
-            }
-        }
-    }
-}
-
-impl<B> fmt::Debug for Replay<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.kept {
-            Kept::Ready(_) => "Replay::ready(…)",
-            Kept::Later(_) => "Replay::later(…)",
-            Kept::Nothing => "Replay::unavailable()",
-        })
-    }
-}
-
 /// Bodies that are in memory already.
 macro_rules! cloned {
     ($([$($generics:tt)*] $body:ty: $bytes:expr),+ $(,)?) => {$(
         impl<$($generics)*> RequestBody for $body {
-            fn capture(self, _limit: usize) -> (Self, Replay<Self>) {
-                let again = Replay::ready(self.clone());
-                (self, again)
+            fn capture(self, _: &Keep) -> Captured<Self> {
+                let bytes: fn(&Self) -> &[u8] = $bytes;
+                let (again, length) = (Replay::ready(self.clone()), bytes(&self).len());
+                Captured::now(self, again).of_length(length as u64)
             }
 
             fn peek(self, limit: usize) -> Peek<Self> {
@@ -140,9 +84,10 @@ cloned! {
 }
 
 impl<D: Buf + Clone> RequestBody for Full<D> {
-    fn capture(self, _limit: usize) -> (Self, Replay<Self>) {
+    fn capture(self, _: &Keep) -> Captured<Self> {
+        let bytes = self.size_hint().exact().unwrap_or(0);
         let again = Replay::ready(self.clone());
-        (self, again)
+        Captured::now(self, again).of_length(bytes)
     }
 
     fn peek(self, limit: usize) -> Peek<Self> {
@@ -161,13 +106,10 @@ impl<D: Buf + Clone> RequestBody for Full<D> {
 }
 
 impl<B: RequestBody + 'static> RequestBody for Option<B> {
-    fn capture(self, limit: usize) -> (Self, Replay<Self>) {
+    fn capture(self, keep: &Keep) -> Captured<Self> {
         match self {
-            Some(body) => {
-                let (body, again) = body.capture(limit);
-                (Some(body), again.map(Some))
-            }
-            None => (None, Replay::ready(None)),
+            Some(body) => body.capture(keep).map(Some),
+            None => Captured::now(None, Replay::ready(None)),
         }
     }
 
@@ -184,16 +126,10 @@ where
     L: RequestBody + 'static,
     R: RequestBody + 'static,
 {
-    fn capture(self, limit: usize) -> (Self, Replay<Self>) {
+    fn capture(self, keep: &Keep) -> Captured<Self> {
         match self {
-            Either::Left(body) => {
-                let (body, again) = body.capture(limit);
-                (Either::Left(body), again.map(Either::Left))
-            }
-            Either::Right(body) => {
-                let (body, again) = body.capture(limit);
-                (Either::Right(body), again.map(Either::Right))
-            }
+            Either::Left(body) => body.capture(keep).map(Either::Left),
+            Either::Right(body) => body.capture(keep).map(Either::Right),
         }
     }
 
@@ -210,9 +146,8 @@ macro_rules! boxed {
     ($($(#[$meta:meta])* [$($generics:tt)*] $body:ty),+ $(,)?) => {$(
         $(#[$meta])*
         impl<$($generics)*> RequestBody for $body {
-            fn capture(self, limit: usize) -> (Self, Replay<Self>) {
-                let (body, again) = ReplayBody::new(self).capture(limit);
-                (Self::new(body), again.map(Self::new))
+            fn capture(self, keep: &Keep) -> Captured<Self> {
+                ReplayBody::new(self).capture(keep).map(Self::new)
             }
 
             fn peek(self, limit: usize) -> Peek<Self> {
@@ -223,8 +158,8 @@ macro_rules! boxed {
 }
 
 boxed! {
-    [E: Send + Sync + 'static] BoxBody<Bytes, E>,
-    [E: Send + 'static] UnsyncBoxBody<Bytes, E>,
+    [E: Into<BoxError> + Send + Sync + 'static] BoxBody<Bytes, E>,
+    [E: Into<BoxError> + Send + 'static] UnsyncBoxBody<Bytes, E>,
     #[cfg(feature = "axum")]
     [] axum_core::body::Body,
 }

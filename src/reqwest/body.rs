@@ -6,14 +6,13 @@ use std::task::{Context, Poll, Waker};
 use http_body::Body as _;
 
 use super::reqwest::Body;
-use crate::body::{Peek, Replay, ReplayBody, RequestBody};
+use crate::body::{Captured, Keep, Peek, Replay, ReplayBody, RequestBody};
 
 impl RequestBody for Body {
-    fn capture(mut self, limit: usize) -> (Self, Replay<Self>) {
-        if self.as_bytes().is_none() {
-            let (body, again) = ReplayBody::new(self).capture(limit);
-            return (Body::wrap(body), again.map(Body::wrap));
-        }
+    fn capture(mut self, keep: &Keep) -> Captured<Self> {
+        let Some(length) = self.as_bytes().map(<[u8]>::len) else {
+            return ReplayBody::new(self).capture(keep).map(Body::wrap);
+        };
         // Taken out by a poll, for `Body` is not `Clone` and lends only a slice. Made of `Bytes` both
         // stay what reqwest itself can send again, after a redirect or a lost connection.
         let mut cx = Context::from_waker(Waker::noop());
@@ -21,7 +20,8 @@ impl RequestBody for Body {
             Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             _ => Default::default(),
         };
-        (Body::from(bytes.clone()), Replay::ready(Body::from(bytes)))
+        let again = Replay::ready(Body::from(bytes.clone()));
+        Captured::now(Body::from(bytes), again).of_length(length as u64)
     }
 
     fn peek(self, limit: usize) -> Peek<Self> {

@@ -14,7 +14,7 @@ use tower_service::Service;
 
 use super::convert::{self, Sent};
 use super::reqwest::{Body, Error as ClientError, Request, Response};
-use crate::error::Error as CallError;
+use crate::error::{Error as CallError, ErrorKind};
 use crate::layer::WechatAuthLayer;
 
 /// With the feature `reqwest-middleware`: the calls of a reqwest client stay as they are.
@@ -54,7 +54,7 @@ use crate::layer::WechatAuthLayer;
 ///
 /// # Errors
 ///
-/// `Error::Middleware` with [`tower_wechat::Error`](crate::Error) in it when there is no token: the call was not sent. Other
+/// `Error::Middleware` with [`tower_wechat::Error`](crate::Error) in it when there is no token, or no room for the body: the call was not sent. Other
 /// errors are the client's, without a URL; one of another middleware's that would print the token is
 /// put into a `tower_wechat::Error`, which does not print it.
 ///
@@ -89,12 +89,19 @@ impl Middleware for WechatAuthLayer {
 }
 
 fn middleware_error(error: CallError) -> Error {
-    if error.is_token() {
+    if error.is_token() || error.kind() == ErrorKind::NoRoom {
         return Error::middleware(error);
     }
     let what = error.to_string();
-    let error = error.into_source().downcast::<Error>();
-    error.map_or_else(|_| convert::failure(what).into(), |error| *error)
+    let error = match error.into_source().downcast::<Error>() {
+        Ok(error) => return *error,
+        Err(error) => error,
+    };
+    // That of a body which failed while it was collected.
+    let error = error.downcast::<ClientError>();
+    error
+        .map_or_else(|_| convert::failure(what), |error| *error)
+        .into()
 }
 
 /// The middlewares that follow, and the client behind them, as a service.

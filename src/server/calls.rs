@@ -26,11 +26,12 @@ use super::query::parameters;
 use super::refusal::Refusal;
 use super::registry::{Account, Registry};
 use super::reply::{self, Asked};
+use super::room::{Room, longest};
 use super::searched::{End, causes};
 use super::secrets::{Secrets, Sent};
 use super::target::{NoTarget, Upstream};
 use super::teller::{Teller, Warnings};
-use crate::body::ReplyBody;
+use crate::body::{ReplayBudget, ReplyBody};
 use crate::error::{Error, ErrorKind};
 use crate::layer::WechatAuthLayer;
 use crate::platform;
@@ -46,6 +47,7 @@ pub(super) struct Calls {
     upstream: Upstream,
     limits: Limits,
     places: Places,
+    room: Room,
     wechat: WechatAuth<Http>,
     warnings: Arc<Warnings>,
 }
@@ -65,6 +67,7 @@ impl Calls {
             .replay_limit(limits.replay_bytes);
         Calls {
             places: Places::new(limits.calls, registry.clients()),
+            room: Room::new(&limits, registry.clients()),
             registry,
             seal,
             upstream,
@@ -99,6 +102,7 @@ impl Calls {
         let call = self.call(
             request,
             target,
+            self.room.of(client),
             OnBehalf {
                 tokens: account.tokens_for(client).clone(),
                 sent: sent.clone(),
@@ -213,6 +217,7 @@ impl Calls {
         &self,
         request: Request,
         target: Uri,
+        room: ReplayBudget,
         on_behalf: OnBehalf,
     ) -> Result<Request, Refusal> {
         let (head, body) = request.into_parts();
@@ -220,29 +225,26 @@ impl Calls {
         if body.size_hint().lower() > limits.body_bytes as u64 {
             return Err(body_failed(&BodyError::TooLarge));
         }
-        let watched = |body| {
-            Body::new(WatchedBody::of_call(
-                body,
-                limits.body_pause,
-                limits.body_bytes,
-            ))
-        };
+        let length = length(&body, &head.headers);
+        let longest = longest(length, limits, &room);
+        let watched = |body| Body::new(WatchedBody::of_call(body, limits.body_pause, longest));
         let body = match body.is_end_stream() {
             true => Body::empty(),
             false if head.method == Method::POST => watched(body),
             false => without_data(watched(body)).await?,
         };
-        let length = length(&body, &head.headers);
         let mut call = Request::new(body);
         *call.uri_mut() = target;
         *call.headers_mut() = head.headers;
         headers::clean_request(call.headers_mut());
+        call.headers_mut().remove(header::CONTENT_LENGTH);
         if let Some(length) = length.filter(|_| head.method == Method::POST) {
             call.headers_mut()
                 .insert(header::CONTENT_LENGTH, length.into());
         }
         *call.method_mut() = head.method;
         call.extensions_mut().insert(on_behalf);
+        call.extensions_mut().insert(room);
         Ok(call)
     }
 
@@ -267,6 +269,11 @@ impl Calls {
                 48001,
                 "the target is too long with WeChat's access_token in it",
             );
+        }
+        if error.kind() == ErrorKind::NoRoom {
+            tracing::debug!(client, account, path, %error, "not passed on");
+            teller.count("overloaded");
+            return no_room();
         }
         let causes = || causes(error.get_ref());
         if let Some(why) = causes().find_map(|error| error.downcast_ref::<BodyError>()) {
@@ -318,6 +325,15 @@ fn overloaded() -> Refusal {
         StatusCode::SERVICE_UNAVAILABLE,
         platform::BUSY,
         "system busy: not sent, too many calls are under way at the gateway",
+    )
+}
+
+/// The call was not sent, and there may be room the next moment.
+fn no_room() -> Refusal {
+    Refusal::with_status(
+        StatusCode::SERVICE_UNAVAILABLE,
+        platform::BUSY,
+        "system busy: not sent, the gateway has no room for a body of unknown length: send a Content-Length",
     )
 }
 

@@ -25,7 +25,8 @@ const SHORTEST_KEY: usize = 32;
 ///
 /// A client asks the gateway for a token as it would ask WeChat, gets one of the gateway's own, and makes its calls to
 /// the gateway with it. It never sees a token of WeChat's, and is not told when one dies: the gateway refreshes and sends the
-/// call again, and where even that does not help, it says so in an errcode of its own ([`server`](crate::server#endpoints)). Bodies stream in both directions.
+/// call again, and where even that does not help, it says so in an errcode of its own ([`server`](crate::server#endpoints)). Bodies
+/// stream in both directions, but one that comes in chunks is collected first: WeChat wants its length.
 ///
 /// ```
 /// # use axum::body::Body;
@@ -74,8 +75,8 @@ const SHORTEST_KEY: usize = 32;
 ///
 /// # Limits
 ///
-/// Every call holds at most [`replay_limit`](ServerBuilder::replay_limit) bytes of its body, so memory is
-/// bounded by that times [`concurrency_limit`](ServerBuilder::concurrency_limit).
+/// Every call holds at most [`replay_limit`](ServerBuilder::replay_limit) bytes of its body, and all of them
+/// [`replay_budget`](ServerBuilder::replay_budget) bytes together.
 #[derive(Clone)]
 pub struct Gateway {
     http: Http,
@@ -148,11 +149,22 @@ impl ServerBuilder<Gateway> {
         self
     }
 
-    /// How many bytes of a streaming request body are kept for a replay; default 16 MiB.
+    /// How many bytes of a call's body are kept for a replay; default 16 MiB.
     ///
-    /// See [`WechatAuthLayer::replay_limit`](crate::WechatAuthLayer::replay_limit).
+    /// See [`WechatAuthLayer::replay_limit`](crate::WechatAuthLayer::replay_limit). A body that comes in chunks is collected before it
+    /// is passed on, and may not be larger than this. Past it: status 413.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.kind.limits.replay_bytes = bytes;
+        self
+    }
+
+    /// How many bytes of bodies are kept at a time, of all calls together; default 256 MiB.
+    ///
+    /// Where there are several clients, none of them gets more than half of it. Past it a body with a Content-Length is passed on
+    /// without a copy, and one that comes in chunks waits up to 10 s for room; then: status 503. See
+    /// [`ReplayBudget`](crate::ReplayBudget), also for how large one body may be.
+    pub fn replay_budget(mut self, bytes: usize) -> Self {
+        self.kind.limits.replay_total = bytes;
         self
     }
 

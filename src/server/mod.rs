@@ -124,6 +124,7 @@ mod redirect;
 mod refusal;
 mod registry;
 mod reply;
+mod room;
 mod searched;
 mod secrets;
 mod serve;
