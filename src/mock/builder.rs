@@ -143,7 +143,7 @@ impl MockBuilder {
             api_delay: self.api_delay..=self.api_delay,
             reject_every_token: None,
             answer_early: false,
-            accept_chunked: true,
+            accept_chunked: false,
         };
         let accounts = std::iter::once(self.first).chain(self.others).collect();
         let state = State::new(accounts, &self.terms, settings);

@@ -30,6 +30,8 @@
 //!
 //! What WeChat refuses, or a test that passes says nothing. In this order:
 //!
+//! - A body in chunked encoding, on every path: the status 412 and nothing else. WeChat wants to know how long a body is.
+//!   [`MockWechat::accept_chunked`] turns this off, for a client that talks to another server than WeChat.
 //! - A bad token, on every call but the token requests, `/sns/*` and the 404s: 41001 without one, 40001 for one that is
 //!   unknown or void, 42001 for one that has expired. A void WeCom token gets 40014.
 //! - A path that WeChat does not have: 40066, "invalid url", as seen in reports and in the documentation of WeChat's store. WeChat

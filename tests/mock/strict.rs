@@ -5,7 +5,6 @@ use super::*;
 #[tokio::test]
 async fn easywechat_2191_a_chunked_body_is_answered_with_412_and_nothing_on_every_path() {
     let (wechat, caller, token) = started_with_token().await;
-    wechat.accept_chunked(false);
     for path in [
         "/cgi-bin/media/upload?type=image&",
         "/wxa/getwxacodeunlimit?",
@@ -53,7 +52,6 @@ async fn a_chunked_body_is_taken_when_told_so() {
 #[tokio::test]
 async fn a_chunked_body_may_be_refused_before_it_is_read() {
     let (wechat, caller) = started().await;
-    wechat.accept_chunked(false);
     wechat.answer_early(true);
     let (mut sender, body) = Channel::new(1);
     let path = "/cgi-bin/media/upload?type=image&access_token=x";

@@ -77,7 +77,10 @@ fn the_file_may_stand_beside_other_parts_and_a_preamble() {
     for body in [
         form(&[fields.clone(), wanted.clone()]),
         form(&[wanted.clone(), fields.clone()]),
-        format!("preamble\r\n{}epilogue", form(&[wanted.clone()])),
+        format!(
+            "preamble\r\n{}epilogue",
+            form(std::slice::from_ref(&wanted))
+        ),
         form(&[wanted.replacen("--b0", "--b0 \t", 1)]),
         form(&[format!("--b0\r\n\r\nno headers\r\n{wanted}")]),
     ] {
