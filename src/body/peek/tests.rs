@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tokio_test::block_on;
 
 use super::*;
-use crate::body::{ReplayBody, RequestBody};
+use crate::body::{Captured, Keep, Replay, ReplayBody, RequestBody};
 
 const LIMIT: usize = 16;
 
@@ -99,8 +99,8 @@ fn by_default_nothing_is_known() {
     struct Own;
 
     impl RequestBody for Own {
-        fn capture(self, _: usize) -> (Self, crate::body::Replay<Self>) {
-            (Own, crate::body::Replay::unavailable())
+        fn capture(self, _: &Keep) -> Captured<Self> {
+            Captured::now(Own, Replay::unavailable())
         }
     }
 
