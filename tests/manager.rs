@@ -1060,7 +1060,7 @@ async fn m5_a_refusal_of_a_forced_request_holds_back_forced_requests_only() {
         tokens.refresh(&first).await.unwrap_err().errcode(),
         Some(45009)
     );
-    sleep(secs(15)).await;
+    sleep(secs(25)).await;
     // Renewed ahead of its end, within the 30 s.
     at_once(&tokens);
     sleep(millis(1)).await;

@@ -166,7 +166,9 @@ async fn storms_and_failures_tell_no_secret() {
     );
     assert!(secrets.len() > 10);
     assert_silent(&errors, &secrets);
-    assert!(!errors.contains('?'), "a URL with a query");
+    // WeCom's own page about an errcode is in its errmsg.
+    let ours = errors.replace("https://open.work.weixin.qq.com/devtool/query?e=", "");
+    assert!(!ours.contains('?'), "a URL with a query");
     let recorded = recorded();
     assert!(
         recorded.contains("the access_token was rejected"),

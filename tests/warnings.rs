@@ -29,14 +29,16 @@ async fn each_trouble_is_one_warning_however_many_calls_it_befalls() {
         .with_writer(move || writer.clone())
         .init();
 
-    // Every token is rejected: somebody else refreshes, the new one is dead too, the budget is used up.
+    // Every token is rejected, at every path: somebody else refreshes, the new one is dead too, the
+    // budget is used up.
     let (tokens, _) = numbered_tokens();
     let service = WechatAuthLayer::new(tokens).layer(service_fn(|_: Request<Full<Bytes>>| {
         ready(Ok::<_, Infallible>(reply(REJECTED)))
     }));
     join_all((0..1000).map(|_| service.clone().oneshot(get(API)))).await;
-    for _ in 0..100 {
-        service.clone().oneshot(get(API)).await.unwrap();
+    for path in 0..100 {
+        let call = get(format!("{API}/{path}"));
+        service.clone().oneshot(call).await.unwrap();
     }
     let warnings = lines(recorded.take());
     assert_eq!(warnings.len(), 3, "{warnings:#?}");
