@@ -200,7 +200,7 @@ impl WechatAuthLayer {
     /// For an SDK that fetches tokens by itself through the wrapped client: its second token would
     /// void the first. If it asks for one of these accounts, it gets the token that the layer uses, and
     /// nothing is sent; the AppSecret it asks with is not looked at, so who may call through this client
-    /// may have its token. Any other token request passes, and a warning says so. With
+    /// may have its token. Any other token request of its platform passes, and a warning says so. With
     /// [`select`](WechatAuthLayer::select) that closure says whose token an answer holds.
     ///
     /// `GET /cgi-bin/token` and WeCom's `gettoken` name the account in the query, and

@@ -39,7 +39,7 @@ impl Warnings {
     pub(crate) fn of_chunked(&self) {
         if !self.chunked.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "a request body is larger than replay_limit, and its length is not known: it is sent in chunks,                  which WeChat answers with 412. Give the request a Content-Length, or raise replay_limit"
+                "a request body is larger than replay_limit, and its length is not known: it is sent in chunks, which WeChat answers with 412. Give the request a Content-Length, or raise replay_limit"
             );
         }
     }

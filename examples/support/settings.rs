@@ -55,7 +55,7 @@ Without a file, one account by variables, whose secrets can be env: and file: as
   WECHAT_BASE_URL               another server in place of https://api.weixin.qq.com
   WECHAT_LOG                    error, warn, info, debug or trace, in every case; default: info
 
-With nothing configured at all, WeChat runs in the process, and the program says how to try it."#;
+With nothing configured at all, WeChat runs in the process, and the program listens on a free port and says how to try it."#;
 
 /// What the program was told.
 pub(crate) struct Settings {

@@ -61,7 +61,7 @@
 //!
 //! This crate turns on no feature of reqwest's by itself. TLS is there when your own dependency on reqwest has
 //! it, as it has by default; where there is none, turn on the feature `rustls` of this crate. Without TLS a request
-//! to WeChat fails with "invalid URL, scheme is not http".
+//! to WeChat fails with "invalid URL, scheme is not http", and a request for a token with "no connection".
 
 use ::reqwest;
 

@@ -55,8 +55,8 @@
 //!   force within 30 s after the last refresh is ignored, as WeChat does. Refreshes are bounded for the account, by
 //!   [`refresh_budget`](crate::TokenManagerBuilder::refresh_budget), and for each client, which pays for those that it causes, by
 //!   [`refresh_limit`](ServerBuilder::refresh_limit).
-//! - `GET /healthz`: 200, the process is up. `GET /readyz`: 503 until one account has a token or WeChat's refusal, then 200, whatever
-//!   becomes of the others; its JSON says of each account how long its token lives and, after a failure, what is wrong:
+//! - `GET /healthz`: 200, the process is up. `GET /readyz`: 503 until one account has a token or a failure (WeChat's refusal, or that
+//!   it is out of reach), then 200, whatever becomes of the others; its JSON says of each account how long its token lives and, after a failure, what is wrong:
 //!   `{"ready":true,"accounts":{"wx…":{"seconds_left":7199,"error":null}}}`.
 //! - `GET /metrics`, where [`metrics`](ServerBuilder::metrics) says how.
 //! - The gateway passes every other path on that [`paths`](ServerBuilder::paths) lists.
