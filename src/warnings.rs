@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Uri;
 use tokio::time::Instant;
 
+use crate::account_id::AccountId;
 use crate::passed::PassedThrough;
 use crate::platform::Platform;
 
@@ -45,15 +46,18 @@ impl Warnings {
     }
 
     /// Warns of what is a mistake wherever it is done.
-    pub(crate) fn of_passed(&self, passed: PassedThrough) {
+    pub(crate) fn of_passed(&self, passed: PassedThrough, path: &str, named: &[AccountId]) {
         if passed == PassedThrough::WithoutTls && self.without_tls.is_due() {
             tracing::warn!("a call to WeChat over http is sent without a token: use https");
         }
         if passed == PassedThrough::TokenRequest && self.token_request.is_due() {
             tracing::warn!(
+                path,
+                ?named,
                 "a request for a token passes through the layer, and what it gets may void the \
-                 layer's own: name the account in answer_token_requests for an SDK, and give a \
-                 token source the client without the layer"
+                 layer's own: name the account in answer_token_requests for an SDK (those named \
+                 are not the one that it asks for), and give a token source the client without \
+                 the layer"
             );
         }
     }

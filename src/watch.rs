@@ -94,7 +94,8 @@ impl Watch {
 impl Config {
     /// Says that a request is sent as it is, and what is to be watched for in its reply.
     pub(crate) fn pass(self: &Arc<Self>, why: PassedThrough, parts: &Parts) -> Option<Box<Watch>> {
-        self.warnings.of_passed(why);
+        self.warnings
+            .of_passed(why, parts.uri.path(), &self.answered);
         let (host, path) = (parts.uri.host(), parts.uri.path());
         tracing::debug!(host, path, %why, "sent as it is");
         Watch::of(self, why, &parts.method, &parts.uri)

@@ -179,8 +179,15 @@ impl MockWechat {
     /// of those with a [condition](MockReply::when) the latest whose condition holds. API calls have to carry a good
     /// token first, unless it is a reply [without](MockReply::without_token); no other check is made of them. A
     /// queued [failure](MockWechat::fail_next) comes before it.
+    ///
+    /// # Panics
+    ///
+    /// If `path` does not begin with a slash: no request would match it.
+    #[track_caller]
     pub fn reply_to(&self, path: impl Into<String>, reply: MockReply) {
-        self.server.state().lock().replies.push(path.into(), reply);
+        let path = path.into();
+        assert!(path.starts_with('/'), "a path begins with a slash: {path}");
+        self.server.state().lock().replies.push(path, reply);
     }
 
     /// Queues a failure for one request: the next one of its kind, and so on in order.

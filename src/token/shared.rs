@@ -219,8 +219,8 @@ impl Shared {
             }
             Some(Event::BudgetSpent) => tracing::warn!(
                 account,
-                "tokens are rejected again and again, and the refresh budget is used up: callers get \
-                 WeChat's rejection. Something else may be refreshing this account, or \
+                "tokens are rejected again and again, and the refresh budget is used up: calls that \
+                 are rejected are not sent again. Something else may be refreshing this account, or \
                  requests may hold an `access_token` of their own in their body"
             ),
             Some(Event::Rival(age)) if self.rival_warning.is_due() => tracing::warn!(
