@@ -97,6 +97,9 @@ proptest! {
 #[test]
 fn s5_a_long_run_of_backslashes_is_searched_in_one_go() {
     let text = vec![b'\\'; 1 << 20];
-    assert_eq!(search(&text, b"78_Zx0"), Found::NotBefore(text.len() - DEEPEST));
+    assert_eq!(
+        search(&text, b"78_Zx0"),
+        Found::NotBefore(text.len() - DEEPEST)
+    );
     assert_eq!(find(&text, b"78_Zx0"), None);
 }
