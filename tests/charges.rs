@@ -295,3 +295,28 @@ async fn m9_bad_paths_are_kept_for_each_client() {
     assert!(!is_well(&gateway, &of_crm).await);
     assert!(is_well(&gateway, &of_shop).await);
 }
+
+// One has used up its share, and the other has had one bad call in the morning, at the path it calls all day.
+#[tokio::test(start_paused = true)]
+async fn s6_a_share_used_up_leaves_the_others_their_refreshes_also_after_a_bad_call_of_theirs() {
+    for classic_tokens in [false, true] {
+        let world = World::default();
+        let gateway = match classic_tokens {
+            true => gateway(&world, classic(&world)).await,
+            false => gateway(&world, stable(&world)).await,
+        };
+        let (of_crm, of_shop) = (token(&gateway, CRM).await, token(&gateway, SHOP).await);
+        let bad = post("/cgi-bin/good", &of_shop, Body::from("access_token=junk"));
+        assert_ne!(json(send(&gateway, bad).await).await["errcode"], 0);
+        sleep(secs(12 * 60 * 60)).await;
+        for number in 0..10 {
+            hang_up(&gateway, &of_crm, number).await;
+            sleep(secs(31)).await;
+            if classic_tokens && number == 4 {
+                break;
+            }
+        }
+        world.revoke();
+        assert!(is_well(&gateway, &of_shop).await, "{classic_tokens}");
+    }
+}

@@ -203,7 +203,7 @@ impl Policy {
         let keep = match asker.standing {
             Standing::Plain => 0,
             // What is left belongs to those whose rejections are worth more.
-            Standing::Suspect => self.budget.reserve(),
+            Standing::Suspect => self.reserve(asker.gate),
             Standing::Marked => return refuse(TokenError::Futile, None),
         };
         if self.budget.left(now) <= keep {
@@ -223,6 +223,16 @@ impl Policy {
             self.budget_told = false;
         }
         Ok(())
+    }
+
+    /// What is not for suspects. A gate bounds its own handle besides: what one handle leaves of the budget, which is half of
+    /// it, must be enough for the others, of whom some are suspect for one bad call of the day.
+    fn reserve(&self, gate: Gate) -> u32 {
+        let burst = self.settings.refresh_limit.burst();
+        match gate {
+            Gate::Open => burst / 2,
+            Gate::Unasked | Gate::Granted | Gate::Refused => burst / 4,
+        }
     }
 
     fn take_off(
