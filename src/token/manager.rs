@@ -123,7 +123,7 @@ impl TokenManager {
     pub async fn token(&self) -> Result<AccessToken, TokenError> {
         match self.ready_token() {
             Some(token) => Ok(token),
-            None => self.obtain(Why::Missing, Standing::Plain).await.token,
+            None => self.obtain(Why::Missing, Standing::Plain, None).await.token,
         }
     }
 
@@ -144,7 +144,7 @@ impl TokenManager {
     pub async fn refresh(&self, rejected: &AccessToken) -> Result<AccessToken, TokenError> {
         self.report(rejected);
         let why = Why::Rejected(rejected.clone());
-        self.obtain(why, Standing::Plain).await.token
+        self.obtain(why, Standing::Plain, None).await.token
     }
 
     /// A handle to the same tokens whose refreshes `gate` decides.
@@ -245,7 +245,13 @@ impl TokenManager {
             self.shared
                 .doubt(rejected, endpoint, &self.handle.marks, now);
         }
-        self.obtain(Why::Rejected(rejected.clone()), standing).await
+        let why = Why::Rejected(rejected.clone());
+        let refreshed = self.obtain(why, standing, Some(endpoint)).await;
+        let is_paid_for = |token: &AccessToken| token != rejected && !token.came_free();
+        if refreshed.caused && !refreshed.token.as_ref().is_ok_and(is_paid_for) {
+            self.handle.marks.cost_nothing(endpoint);
+        }
+        refreshed
     }
 
     /// A call of `endpoint` was rejected, sent again with another token, and rejected again.
@@ -261,7 +267,7 @@ impl TokenManager {
         endpoint: &Endpoint,
         caused: bool,
     ) {
-        self.handle.marks.useful(endpoint);
+        self.shared.useful(endpoint, &self.handle.marks);
         if let (Some(gate), true) = (&self.handle.gate, caused) {
             gate.outcome(rejected, RefreshOutcome::ReplayAccepted);
         }
@@ -273,7 +279,8 @@ impl TokenManager {
         }
     }
 
-    async fn obtain(&self, why: Why, standing: Standing) -> Refreshed {
+    /// `endpoint` is that of the call because of which it is asked.
+    async fn obtain(&self, why: Why, standing: Standing, endpoint: Option<&Endpoint>) -> Refreshed {
         let mut caused = false;
         // A flight is lost when its runtime is; the next one flies on ours. If that is lost too,
         // ours is going down.
@@ -285,6 +292,10 @@ impl TokenManager {
                 Next::Join(flight) => flight,
                 Next::TookOff(flight) => {
                     caused = true;
+                    // Before anything is waited for: the call may be given up.
+                    if let Some(endpoint) = endpoint {
+                        self.handle.marks.takes_off(endpoint, Instant::now());
+                    }
                     flight
                 }
                 // `next` has asked it.

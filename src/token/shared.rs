@@ -195,6 +195,15 @@ impl Shared {
         self.in_doubt.store(!doubts.is_empty(), Ordering::Release);
     }
 
+    /// A call of `endpoint` was accepted with a new token.
+    pub(super) fn useful(&self, endpoint: &Endpoint, marks: &Arc<Marks>) {
+        // In this order, as who marks an endpoint holds the doubts.
+        let mut doubts = self.doubts();
+        doubts.useful(endpoint, marks);
+        marks.useful(endpoint);
+        self.in_doubt.store(!doubts.is_empty(), Ordering::Release);
+    }
+
     fn doubts(&self) -> MutexGuard<'_, Open> {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
