@@ -402,3 +402,30 @@ async fn m9_a_path_whose_replay_was_accepted_is_not_marked_by_what_comes_later()
     let outcome = send(&service, "/cgi-bin/good").await;
     assert!(outcome.replayed(), "{outcome:?}");
 }
+
+// A long upload comes back after its token was replaced, and after that one died, which nobody has seen yet.
+#[tokio::test(start_paused = true)]
+async fn m9_a_replay_with_a_token_that_was_there_already_says_nothing_about_a_refresh() {
+    let second_death = Arc::new(AtomicBool::new(false));
+    let is_dead = Arc::clone(&second_death);
+    let service = slow_refresh(move |path, token| match (path, token) {
+        ("/cgi-bin/send", "token-1") => (REJECTED, 10_000),
+        (_, "token-1") => (REJECTED, 10),
+        (_, "token-2") if is_dead.load(Ordering::SeqCst) => (REJECTED, 10),
+        _ => (OK, 10),
+    });
+    let long = {
+        let service = service.clone();
+        tokio::spawn(async move { send(&service, "/cgi-bin/send").await })
+    };
+    sleep(secs(2)).await;
+    assert!(send(&service, "/cgi-bin/other").await.replayed());
+    second_death.store(true, Ordering::SeqCst);
+    assert!(long.await.unwrap().rejected_again());
+    // The first rejection of the current token that is reported.
+    let outcome = send(&service, "/cgi-bin/send").await;
+    assert!(
+        outcome.replayed() && !outcome.rejected_again(),
+        "{outcome:?}"
+    );
+}

@@ -76,9 +76,9 @@ impl Marks {
         }
     }
 
-    /// A refresh takes off because of `endpoint`. Its call may never say whether that was right: it may be given up, or its
-    /// body not kept. Till then the endpoint leaves the reserve to others.
-    pub(super) fn takes_off(&self, endpoint: &Endpoint, now: Instant) {
+    /// It is not known whether `endpoint` is as any other: a refresh takes off because of it, and its call may never say whether
+    /// that was right, as it may be given up, or its body not kept. Till then the endpoint leaves the reserve to others.
+    pub(super) fn suspect(&self, endpoint: &Endpoint, now: Instant) {
         let mut table = lock(&self.table);
         let mark = mark_of(&mut table, endpoint, now);
         if mark.times == 0 || now >= mark.at + FORGOTTEN_AFTER {

@@ -84,11 +84,17 @@ pub(crate) struct Refreshed {
     pub(crate) token: Outcome,
     /// Whether the source was asked because of it, and not because of somebody else's.
     pub(crate) caused: bool,
+    /// Whether it was waited for, and not there already.
+    pub(crate) is_new: bool,
 }
 
 impl Refreshed {
     fn new(token: Outcome, caused: bool) -> Self {
-        Refreshed { token, caused }
+        Refreshed {
+            token,
+            caused,
+            is_new: true,
+        }
     }
 }
 
@@ -254,9 +260,14 @@ impl TokenManager {
         refreshed
     }
 
-    /// A call of `endpoint` was rejected, sent again with another token, and rejected again.
-    pub(crate) fn replay_rejected(&self, endpoint: &Endpoint) {
-        self.handle.marks.futile(endpoint, Instant::now());
+    /// A call of `endpoint` was rejected, sent again with another token, and rejected again; `is_new` if it was waited for that
+    /// token. One that was there already may have died since.
+    pub(crate) fn replay_rejected(&self, endpoint: &Endpoint, is_new: bool) {
+        let (marks, now) = (&self.handle.marks, Instant::now());
+        match is_new {
+            true => marks.futile(endpoint, now),
+            false => marks.suspect(endpoint, now),
+        }
     }
 
     /// A call of `endpoint` was rejected with `rejected`, sent again with another token, and accepted;
@@ -287,14 +298,19 @@ impl TokenManager {
         let mut lost = 0;
         while lost < 3 {
             let flight = match self.next(&why, standing) {
-                Next::Have(token) => return Refreshed::new(Ok(token), caused),
+                Next::Have(token) => {
+                    return Refreshed {
+                        is_new: caused,
+                        ..Refreshed::new(Ok(token), caused)
+                    };
+                }
                 Next::Give(error) => return Refreshed::new(Err(error), caused),
                 Next::Join(flight) => flight,
                 Next::TookOff(flight) => {
                     caused = true;
                     // Before anything is waited for: the call may be given up.
                     if let Some(endpoint) = endpoint {
-                        self.handle.marks.takes_off(endpoint, Instant::now());
+                        self.handle.marks.suspect(endpoint, Instant::now());
                     }
                     flight
                 }
