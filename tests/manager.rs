@@ -1946,3 +1946,31 @@ async fn m5_forced_requests_that_fail_hold_up_no_renewal_and_nobody_who_needs_a_
         sleep(secs(2)).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn m5_a_refusal_of_a_forced_request_is_none_for_those_whose_token_expired_meanwhile() {
+    let tokens = TokenManager::new(source_fn(|rejected: Option<AccessToken>| async move {
+        match rejected {
+            Some(_) => {
+                sleep(secs(5)).await;
+                Err(TokenError::api(45009, "reach max api daily quota limit"))
+            }
+            None => Ok(AccessToken::new("token", secs(60))),
+        }
+    }));
+    let token = tokens.token().await.unwrap();
+    sleep(secs(57)).await;
+    let refused = {
+        let tokens = tokens.clone();
+        tokio::spawn(async move { tokens.refresh(&token).await })
+    };
+    sleep(secs(1)).await;
+    assert!(tokens.cached().is_some());
+    // The forced request is in the air still.
+    while tokens.cached().is_some() {
+        sleep(millis(10)).await;
+    }
+    sleep(millis(10)).await;
+    assert_eq!(tokens.token().await.unwrap().secret(), "token");
+    assert!(refused.await.unwrap().is_err());
+}

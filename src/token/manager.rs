@@ -317,7 +317,7 @@ impl TokenManager {
                 // `next` has asked it.
                 Next::AskGate => return Refreshed::new(Err(TokenError::OverBudget), caused),
             };
-            let flown_for = flight.why.clone();
+            let (flown_for, forced) = (flight.why.clone(), flight.forced);
             match flight.landed().await {
                 None => lost += 1,
                 Some(Ok(token)) => match &why {
@@ -332,6 +332,8 @@ impl TokenManager {
                 Some(Err(_)) if flown_for.is_renewal() && !why.is_renewal() && lost == 0 => {
                     lost += 1;
                 }
+                // The token has expired since: what a forced request is refused for, another is not.
+                Some(Err(_)) if forced && matches!(why, Why::Missing) && lost == 0 => lost += 1,
                 Some(Err(error)) => return Refreshed::new(Err(error), caused),
             }
         }

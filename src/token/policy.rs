@@ -68,6 +68,8 @@ pub(super) enum Decision {
 pub(super) struct Departure {
     pub(super) id: u64,
     pub(super) why: Why,
+    /// Whether it is to replace a token that lives.
+    pub(super) forced: bool,
     pub(super) overdue: Instant,
 }
 
@@ -251,6 +253,7 @@ impl Policy {
         let departure = Departure {
             id: self.flights,
             why,
+            forced,
             overdue: now + self.settings.issue_timeout + OVERDUE,
         };
         self.flight = Some(InAir {

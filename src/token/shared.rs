@@ -153,6 +153,7 @@ impl Shared {
         let (landing, watch) = watch::channel(None);
         let flight = Flight {
             why: departure.why.clone(),
+            forced: departure.forced,
             overdue: departure.overdue,
             landing: watch,
         };
@@ -232,16 +233,13 @@ impl Shared {
                  WeChat's rejection. Something else may be refreshing this account, or \
                  requests may hold an `access_token` of their own in their body"
             ),
-            Some(Event::Rival(age)) => {
-                if self.rival_warning.is_due() {
-                    tracing::warn!(
-                        account,
-                        age_seconds = age.as_secs(),
-                        "an access_token was rejected soon after it was issued: something else \
-                         refreshes this account's token"
-                    );
-                }
-            }
+            Some(Event::Rival(age)) if self.rival_warning.is_due() => tracing::warn!(
+                account,
+                age_seconds = age.as_secs(),
+                "an access_token was rejected soon after it was issued: something else \
+                 refreshes this account's token"
+            ),
+            Some(Event::Rival(_)) => {}
         }
     }
 }

@@ -160,9 +160,8 @@ impl State {
 
     fn call(&self, token: &str) -> String {
         let now = Instant::now();
-        let known = self.current.iter().chain(&self.former);
-        let known = known.filter(|known| known.name == token).next();
-        match known {
+        let mut known = self.current.iter().chain(&self.former);
+        match known.find(|known| known.name == token) {
             Some(known) if !known.void && now < known.ends => OK.to_owned(),
             _ => REJECTED.to_owned(),
         }
