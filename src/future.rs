@@ -102,6 +102,8 @@ struct Call<S, B> {
     rejected: Option<AccessToken>,
     /// Whether the refresh after that was this call's.
     caused_refresh: bool,
+    /// Whether its token was waited for.
+    token_is_new: bool,
     /// When the request was sent.
     moment: Moment,
     head: Head,
@@ -182,6 +184,7 @@ where
             token: None,
             rejected: None,
             caused_refresh: false,
+            token_is_new: false,
             moment: Moment::default(),
             head: Head::take(&mut parts),
             body: None,
@@ -497,6 +500,7 @@ impl<S, B> Call<S, B> {
     /// Whether there is another token now.
     fn refreshed(&mut self, refreshed: Refreshed) -> bool {
         self.caused_refresh = refreshed.caused;
+        self.token_is_new = refreshed.is_new;
         match refreshed.token {
             Ok(token) if self.token.as_ref() != Some(&token) => {
                 self.outcome.set_refreshed();
@@ -551,7 +555,7 @@ impl<S, B> Call<S, B> {
         };
         let endpoint = self.endpoint();
         match self.outcome.rejected_again() {
-            true => self.tokens.replay_rejected(&endpoint),
+            true => self.tokens.replay_rejected(&endpoint, self.token_is_new),
             false => self
                 .tokens
                 .replay_accepted(rejected, &endpoint, self.caused_refresh),

@@ -295,3 +295,88 @@ async fn m9_bad_paths_are_kept_for_each_client() {
     assert!(!is_well(&gateway, &of_crm).await);
     assert!(is_well(&gateway, &of_shop).await);
 }
+
+// One has used up its share, and the other has had one bad call in the morning, at the path it calls all day.
+#[tokio::test(start_paused = true)]
+async fn s6_a_share_used_up_leaves_the_others_their_refreshes_also_after_a_bad_call_of_theirs() {
+    for classic_tokens in [false, true] {
+        let world = World::default();
+        let gateway = match classic_tokens {
+            true => gateway(&world, classic(&world)).await,
+            false => gateway(&world, stable(&world)).await,
+        };
+        let (of_crm, of_shop) = (token(&gateway, CRM).await, token(&gateway, SHOP).await);
+        let bad = post("/cgi-bin/good", &of_shop, Body::from("access_token=junk"));
+        assert_ne!(json(send(&gateway, bad).await).await["errcode"], 0);
+        sleep(secs(12 * 60 * 60)).await;
+        for number in 0..10 {
+            hang_up(&gateway, &of_crm, number).await;
+            sleep(secs(31)).await;
+            if classic_tokens && number == 4 {
+                break;
+            }
+        }
+        world.revoke();
+        assert!(is_well(&gateway, &of_shop).await, "{classic_tokens}");
+    }
+}
+
+// Each of two clients has half of what the account has, but the last one is for who has had none.
+#[tokio::test(start_paused = true)]
+async fn s6_two_clients_that_hang_up_leave_a_third_its_refreshes() {
+    const THIRD: &str = "the-secret-of-the-third-client-";
+    let world = World::default();
+    let builder = builder(&world, stable(&world), "crm").client("third", THIRD);
+    let gateway = started(builder).await;
+    let bad = [token(&gateway, CRM).await, token(&gateway, SHOP).await];
+    let of_third = token(&gateway, THIRD).await;
+    for number in 0..20 {
+        hang_up(&gateway, &bad[number % 2], number).await;
+        sleep(secs(31)).await;
+    }
+    world.revoke();
+    assert!(
+        is_well(&gateway, &of_third).await,
+        "{} forced",
+        world.forced()
+    );
+}
+
+// What bounds the token server is its own source: here 2000 classic tokens a day.
+#[tokio::test(start_paused = true)]
+async fn m6_a_process_behind_a_token_server_is_healed_as_often_as_the_servers_source_allows() {
+    let world = World::default();
+    let server =
+        with_clients(TokenServer::builder(), classic(&world), "crm").refresh_limit(20, secs(60));
+    let server: Router = server.build().unwrap();
+    let source = StableToken::<_, Request<Body>>::new(server, APPID, CRM);
+    let source = source.base_url("http://token-server");
+    let service = tower_wechat::WechatAuthLayer::new(TokenManager::new(source));
+    let service = tower::Layer::layer(&service, world.clone());
+    for death in 0..10 {
+        let request =
+            Request::post("https://api.weixin.qq.com/cgi-bin/good").body(Body::from("{}"));
+        let reply = service.clone().oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(text(reply).await, OK, "death {death}");
+        world.revoke();
+        sleep(secs(61)).await;
+    }
+}
+
+// The only one: there are no others whom it could leave something.
+#[tokio::test(start_paused = true)]
+async fn s6_the_only_client_of_a_token_server_has_all_that_the_account_has() {
+    let world = World::default();
+    let server = TokenServer::builder()
+        .account(APPID, TokenManager::new(stable(&world)))
+        .client("crm", CRM)
+        .build()
+        .unwrap();
+    for death in 0..6 {
+        let dead = token(&server, CRM).await;
+        world.revoke();
+        let report = json!({"force_refresh": true, "rejected_token": dead});
+        assert_ne!(ask(&server, CRM, report).await, dead, "death {death}");
+        sleep(secs(61)).await;
+    }
+}

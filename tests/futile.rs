@@ -318,3 +318,114 @@ async fn m6_any_24_hours_of_endless_rejections_leave_a_reserve() {
     assert!((12..=18).contains(&most), "{most}");
     assert_eq!(world.refused(), 0);
 }
+
+/// A day on which each bad call is over before its replay is answered, as `bad` makes them; in the evening the token dies, and
+/// healthy calls want another.
+async fn day_without_verdicts<F: AsyncFn(&WechatAuth<World>)>(bad: F) {
+    for service in [stable, classic] {
+        let world = World::default();
+        let service = service(&world);
+        let start = Instant::now();
+        while start.elapsed() < secs(20 * 60 * 60) {
+            bad(&service).await;
+            sleep(secs(20)).await;
+        }
+        for hour in 20..24 {
+            world.revoke();
+            let healed = is_well(&service, "/cgi-bin/good").await;
+            assert!(healed, "at {hour} o'clock; {} forced", world.forced());
+            for _ in 0..60 {
+                bad(&service).await;
+                sleep(secs(60)).await;
+            }
+        }
+        assert_eq!(world.refused(), 0);
+    }
+}
+
+// Its caller has a short timeout, and nobody waits for what would say that the refresh was futile.
+#[tokio::test(start_paused = true)]
+async fn m6_a_day_of_bad_calls_that_are_given_up_leaves_tokens_for_real_deaths() {
+    for milliseconds in [150, 250] {
+        day_without_verdicts(async |service| {
+            let call = call(service, "/cgi-bin/bad", BAD);
+            let _ = tokio::time::timeout(Duration::from_millis(milliseconds), call).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn m6_a_day_of_bad_calls_whose_bodies_are_not_kept_leaves_tokens_for_real_deaths() {
+    day_without_verdicts(async |service| {
+        let pieces = futures_util::stream::iter(["access_token=", "x"]);
+        let pieces = futures_util::StreamExt::then(pieces, async |piece| {
+            sleep(Duration::from_millis(1)).await;
+            Ok::<_, std::io::Error>(bytes::Bytes::from(piece))
+        });
+        let request = Request::post(format!("{HOST}/cgi-bin/bad"))
+            .header("content-length", "14")
+            .extension(tower_wechat::ReplayBudget::new(0))
+            .body(Body::from_stream(pieces));
+        let reply = service.clone().oneshot(request.unwrap()).await.unwrap();
+        let outcome = reply.extensions().get::<AuthOutcome>().cloned().unwrap();
+        assert!(!outcome.replayed());
+    })
+    .await;
+}
+
+// Machines of WeChat's do not all learn at the same moment that a token is dead.
+#[tokio::test(start_paused = true)]
+async fn m9_a_path_whose_replay_was_accepted_is_not_marked_by_what_comes_later() {
+    let second_death = Arc::new(AtomicBool::new(false));
+    let is_dead = Arc::clone(&second_death);
+    let service = slow_refresh(move |path, token| match (path, token) {
+        ("/cgi-bin/late", _) => (OK, 5_000),
+        (_, "token-1") => (REJECTED, 10),
+        (_, "token-2") if is_dead.load(Ordering::SeqCst) => (REJECTED, 10),
+        _ => (OK, 10),
+    });
+    let healed = {
+        let service = service.clone();
+        tokio::spawn(async move { send(&service, "/cgi-bin/good").await })
+    };
+    // The first token has come, it was rejected, and the refresh is under way.
+    sleep(Duration::from_millis(1_500)).await;
+    let late = {
+        let service = service.clone();
+        tokio::spawn(async move { send(&service, "/cgi-bin/late").await })
+    };
+    assert!(healed.await.unwrap().replayed());
+    // Sent with the first token, after the rejection, and accepted.
+    late.await.unwrap();
+    second_death.store(true, Ordering::SeqCst);
+    let outcome = send(&service, "/cgi-bin/good").await;
+    assert!(outcome.replayed(), "{outcome:?}");
+}
+
+// A long upload comes back after its token was replaced, and after that one died, which nobody has seen yet.
+#[tokio::test(start_paused = true)]
+async fn m9_a_replay_with_a_token_that_was_there_already_says_nothing_about_a_refresh() {
+    let second_death = Arc::new(AtomicBool::new(false));
+    let is_dead = Arc::clone(&second_death);
+    let service = slow_refresh(move |path, token| match (path, token) {
+        ("/cgi-bin/send", "token-1") => (REJECTED, 10_000),
+        (_, "token-1") => (REJECTED, 10),
+        (_, "token-2") if is_dead.load(Ordering::SeqCst) => (REJECTED, 10),
+        _ => (OK, 10),
+    });
+    let long = {
+        let service = service.clone();
+        tokio::spawn(async move { send(&service, "/cgi-bin/send").await })
+    };
+    sleep(secs(2)).await;
+    assert!(send(&service, "/cgi-bin/other").await.replayed());
+    second_death.store(true, Ordering::SeqCst);
+    assert!(long.await.unwrap().rejected_again());
+    // The first rejection of the current token that is reported.
+    let outcome = send(&service, "/cgi-bin/send").await;
+    assert!(
+        outcome.replayed() && !outcome.rejected_again(),
+        "{outcome:?}"
+    );
+}

@@ -1926,3 +1926,51 @@ async fn nothing_of_a_managers_prints_a_token() {
         assert!(!text.contains("token-1"), "{text}");
     }
 }
+
+// A path whose calls are rejected whatever the token asks for another all the time, and WeChat answers forced requests with -1.
+#[tokio::test(start_paused = true)]
+async fn m5_forced_requests_that_fail_hold_up_no_renewal_and_nobody_who_needs_a_token() {
+    let tokens = TokenManager::new(source_fn(|rejected: Option<AccessToken>| async move {
+        sleep(millis(100)).await;
+        match rejected {
+            Some(_) => Err(TokenError::api(-1, "system error")),
+            None => Ok(AccessToken::new("token", secs(7200))),
+        }
+    }));
+    let _fresh = tokens.keep_fresh();
+    let start = Instant::now();
+    while start.elapsed() < secs(DAY) {
+        let token = tokens.token().await;
+        let token = token.unwrap_or_else(|error| panic!("{:?}: {error}", start.elapsed()));
+        assert!(tokens.refresh(&token).await.is_err());
+        sleep(secs(2)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn m5_a_refusal_of_a_forced_request_is_none_for_those_whose_token_expired_meanwhile() {
+    let tokens = TokenManager::new(source_fn(|rejected: Option<AccessToken>| async move {
+        match rejected {
+            Some(_) => {
+                sleep(secs(5)).await;
+                Err(TokenError::api(45009, "reach max api daily quota limit"))
+            }
+            None => Ok(AccessToken::new("token", secs(60))),
+        }
+    }));
+    let token = tokens.token().await.unwrap();
+    sleep(secs(57)).await;
+    let refused = {
+        let tokens = tokens.clone();
+        tokio::spawn(async move { tokens.refresh(&token).await })
+    };
+    sleep(secs(1)).await;
+    assert!(tokens.cached().is_some());
+    // The forced request is in the air still.
+    while tokens.cached().is_some() {
+        sleep(millis(10)).await;
+    }
+    sleep(millis(10)).await;
+    assert_eq!(tokens.token().await.unwrap().secret(), "token");
+    assert!(refused.await.unwrap().is_err());
+}

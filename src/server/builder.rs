@@ -114,13 +114,16 @@ impl<K> ServerBuilder<K> {
     }
 
     /// How often each client may have a rejected token of an account replaced: `burst` times at once,
-    /// then once more every `per`; default: half of what the account may.
+    /// then once more every `per`; default: half of what the account may, or
+    /// all of it if there is one client only.
     ///
     /// So one client that is wrong about its tokens leaves the others what they need. A refresh is
     /// charged to the client that causes it, when it takes off. The client gets it back if the call is
     /// accepted when it is sent again, or if the refresh cost WeChat's quota nothing. Past the limit the
     /// token server gives the current token as it is, and a gateway does not refresh because of this
-    /// client's calls; a warning names the client. The account's own limit is
+    /// client's calls; a warning names the client. The last refresh that an account has is kept for a
+    /// client that has had none. Each server counts by itself: with several replicas set this to the
+    /// part of one. The account's own limit is
     /// [`refresh_budget`](crate::TokenManagerBuilder::refresh_budget): WeChat itself replaces 20
     /// [`StableToken`](crate::StableToken)s a day.
     pub fn refresh_limit(mut self, burst: u32, per: Duration) -> Self {

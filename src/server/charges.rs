@@ -22,9 +22,12 @@ const REPORTED_FOR: Duration = Duration::from_secs(60);
 const MOST_CHARGES: usize = 64;
 
 /// What the clients of one account share.
-#[derive(Default)]
 pub(super) struct Ledger {
     reports: Mutex<VecDeque<Report>>,
+    /// What the account has left, as far as these clients know: the manager counts by itself.
+    left: Mutex<Budget>,
+    /// Whether the last one is kept: not for the only client.
+    keeps_last: bool,
 }
 
 struct Report {
@@ -34,6 +37,28 @@ struct Report {
 }
 
 impl Ledger {
+    pub(super) fn new(account: RateLimit, clients: usize) -> Self {
+        Ledger {
+            reports: Mutex::default(),
+            left: Mutex::new(Budget::new(account)),
+            keeps_last: clients > 1,
+        }
+    }
+
+    /// Whether there is one for a client that has had some already, or for one that has had none. The
+    /// last one is for those who have had none: two clients that are wrong leave it to a third.
+    fn has_one_for(&self, has_had_some: bool, now: Instant) -> bool {
+        lock(&self.left).left(now) > u32::from(has_had_some && self.keeps_last)
+    }
+
+    fn take(&self, now: Instant) {
+        lock(&self.left).take(now);
+    }
+
+    fn give_back(&self) {
+        lock(&self.left).give_back();
+    }
+
     fn report(&self, client: &Arc<str>, token: &AccessToken, now: Instant) {
         let mut reports = lock(&self.reports);
         reports.retain(|report| now < report.at + REPORTED_FOR);
@@ -65,6 +90,7 @@ pub(super) struct Share {
     client: Arc<str>,
     account: Arc<str>,
     ledger: Arc<Ledger>,
+    limit: RateLimit,
     state: Mutex<State>,
     spent: Seldom,
 }
@@ -75,8 +101,12 @@ struct State {
     charged: VecDeque<AccessToken>,
 }
 
-/// Half of what the account has, so that one client leaves the others as much.
-pub(super) fn share_of(account: RateLimit) -> RateLimit {
+/// Half of what the account has, so that one client leaves the others as much; all of it if there are
+/// no others.
+pub(super) fn share_of(account: RateLimit, clients: usize) -> RateLimit {
+    if clients < 2 {
+        return account;
+    }
     RateLimit::new(account.burst().div_ceil(2), account.per().saturating_mul(2))
 }
 
@@ -91,6 +121,7 @@ impl Share {
             client: Arc::clone(client),
             account: Arc::clone(account),
             ledger: Arc::clone(ledger),
+            limit,
             state: Mutex::new(State {
                 budget: Budget::new(limit),
                 charged: VecDeque::new(),
@@ -99,8 +130,15 @@ impl Share {
         }
     }
 
-    fn charge(&self, rejected: &AccessToken, now: Instant) -> bool {
+    fn may_have_one(&self, rejected: &AccessToken, now: Instant) -> bool {
         let mut state = lock(&self.state);
+        let has_had_some = state.budget.left(now) < self.limit.burst();
+        if !self.ledger.has_one_for(has_had_some, now) {
+            return false;
+        }
+        if self.ledger.is_confirmed(&self.client, rejected, now) {
+            return true;
+        }
         if !state.budget.take(now) {
             return false;
         }
@@ -127,11 +165,11 @@ impl RefreshGate for Share {
 
     fn take_off(&self, rejected: &AccessToken) -> bool {
         let now = Instant::now();
-        if self.ledger.is_confirmed(&self.client, rejected, now) {
+        if self.may_have_one(rejected, now) {
+            self.ledger.take(now);
             return true;
         }
-        let allowed = self.charge(rejected, now);
-        if !allowed && self.spent.is_due() {
+        if self.spent.is_due() {
             tracing::warn!(
                 client = &*self.client,
                 account = &*self.account,
@@ -140,12 +178,16 @@ impl RefreshGate for Share {
                  or its calls may hold an `access_token` of their own in their body"
             );
         }
-        allowed
+        false
     }
 
     fn outcome(&self, rejected: &AccessToken, outcome: RefreshOutcome) {
         match outcome {
-            RefreshOutcome::Free | RefreshOutcome::ReplayAccepted => self.refund(rejected),
+            RefreshOutcome::Free => {
+                self.ledger.give_back();
+                self.refund(rejected);
+            }
+            RefreshOutcome::ReplayAccepted => self.refund(rejected),
             RefreshOutcome::Renewed => {}
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::charges::Share;
+use super::charges::{Ledger, Share};
 use super::clients::{Client, Clients};
 use super::error::BuildError;
 use super::failures::Failures;
@@ -33,11 +33,14 @@ pub(super) struct Account {
 impl Account {
     fn new(appid: &Arc<str>, tokens: TokenManager, clients: &Clients) -> Self {
         tokens.call_it(appid);
-        let ledger = Arc::default();
-        let limit = tokens.refresh_limit();
-        let clients = clients.iter().filter(|client| client.may_use(appid));
-        let by_client = clients.map(|client| {
-            let limit = client.refresh_limit(limit);
+        let of_all = tokens.refresh_limit();
+        let clients: Vec<_> = clients
+            .iter()
+            .filter(|client| client.may_use(appid))
+            .collect();
+        let ledger = Arc::new(Ledger::new(of_all, clients.len()));
+        let by_client = clients.iter().map(|client| {
+            let limit = client.refresh_limit(of_all, clients.len());
             let share = Share::new(&client.name, appid, &ledger, limit);
             (Arc::clone(&client.name), tokens.with_gate(share))
         });

@@ -208,7 +208,9 @@ fn units(text: &[u8], at: usize) -> impl Iterator<Item = Unit> {
 /// Reads what follows one backslash or several: a JSON string in a JSON string doubles them.
 fn escape(text: &[u8], at: usize) -> Option<Unit> {
     let rest = &text[at..];
-    let backslashes = rest.iter().take_while(|byte| **byte == b'\\').count();
+    // No further: a run of a million would be read to its end from each of its bytes.
+    let few = rest.iter().take(DEEPEST + 1);
+    let backslashes = few.take_while(|byte| **byte == b'\\').count();
     if backslashes > DEEPEST {
         return None;
     }

@@ -151,7 +151,8 @@ where
         }
         if answer.takes_rejected_token {
             // It compares before it refreshes, and has a budget of its own.
-            return Ok(self.ask(true, rejected).await?.token);
+            let token = self.ask(true, rejected).await?.token;
+            return Ok(token.counted_elsewhere());
         }
         if !self.may_force()? {
             tracing::warn!(

@@ -46,7 +46,18 @@ struct Inner {
     encoded: Option<Zeroizing<String>>,
     issued_at: Instant,
     expires_at: Instant,
-    free: bool,
+    cost: Cost,
+}
+
+/// What a token cost of what the platform gives in a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cost {
+    /// It counts for this process.
+    Counted,
+    /// A server that keeps a budget of its own has counted it.
+    CountedElsewhere,
+    /// It came without a forced request.
+    Free,
 }
 
 impl AccessToken {
@@ -78,7 +89,7 @@ impl AccessToken {
                 encoded,
                 issued_at,
                 expires_at: issued_at + life.min(LONGEST),
-                free: false,
+                cost: Cost::Counted,
             }),
         }
     }
@@ -91,7 +102,13 @@ impl AccessToken {
     /// The same token, of which its source knows that it cost nothing of the platform's quota.
     pub(crate) fn at_no_cost(self) -> Self {
         let inner = &self.inner;
-        self.with(inner.issued_at, inner.expires_at, true)
+        self.with(inner.issued_at, inner.expires_at, Cost::Free)
+    }
+
+    /// The same token, which a server with a budget of its own has counted.
+    pub(crate) fn counted_elsewhere(self) -> Self {
+        let inner = &self.inner;
+        self.with(inner.issued_at, inner.expires_at, Cost::CountedElsewhere)
     }
 
     /// The same token, whose life counts from when it was asked for: the source knows only when the
@@ -103,10 +120,10 @@ impl AccessToken {
         if expires_at == inner.expires_at {
             return self;
         }
-        self.with(asked_at, expires_at, inner.free)
+        self.with(asked_at, expires_at, inner.cost)
     }
 
-    fn with(&self, issued_at: Instant, expires_at: Instant, free: bool) -> Self {
+    fn with(&self, issued_at: Instant, expires_at: Instant, cost: Cost) -> Self {
         let Inner {
             secret, encoded, ..
         } = &*self.inner;
@@ -116,14 +133,19 @@ impl AccessToken {
                 encoded: encoded.clone(),
                 issued_at,
                 expires_at,
-                free,
+                cost,
             }),
         }
     }
 
     /// Whether it came without a forced request, as from a store that processes share.
     pub(crate) fn came_free(&self) -> bool {
-        self.inner.free
+        self.inner.cost == Cost::Free
+    }
+
+    /// Whether it counts for the budget of this process.
+    pub(crate) fn counts_here(&self) -> bool {
+        self.inner.cost == Cost::Counted
     }
 
     /// The token itself. Keep it out of logs.

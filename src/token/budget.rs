@@ -66,11 +66,6 @@ impl Budget {
         self.left
     }
 
-    /// Half of what there is at most: for those who have a better reason than others.
-    pub(crate) fn reserve(&self) -> u32 {
-        self.burst / 2
-    }
-
     /// Takes one unit, if there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
         if self.left(now) == 0 {

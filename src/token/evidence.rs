@@ -47,7 +47,7 @@ pub(super) enum Standing {
     /// As much as any.
     #[default]
     Plain,
-    /// Little: refreshes because of this endpoint were futile before.
+    /// Little: refreshes because of this endpoint were futile before, or nobody knows what they were.
     Suspect,
     /// Nothing for now.
     Marked,
@@ -61,6 +61,7 @@ pub(super) struct Marks {
 
 #[derive(Debug)]
 struct Mark {
+    /// How many futile refreshes it is for; none where it is not known what became of one.
     times: u32,
     at: Instant,
     until: Instant,
@@ -75,20 +76,28 @@ impl Marks {
         }
     }
 
+    /// It is not known whether `endpoint` is as any other: a refresh takes off because of it, and its call may never say whether
+    /// that was right, as it may be given up, or its body not kept. Till then the endpoint leaves the reserve to others.
+    pub(super) fn suspect(&self, endpoint: &Endpoint, now: Instant) {
+        let mut table = lock(&self.table);
+        let mark = mark_of(&mut table, endpoint, now);
+        if mark.times == 0 || now >= mark.at + FORGOTTEN_AFTER {
+            (mark.times, mark.at) = (0, now);
+        }
+    }
+
+    /// The refresh has cost nothing, so nothing is to be learned from it.
+    pub(super) fn cost_nothing(&self, endpoint: &Endpoint) {
+        let mut table = lock(&self.table);
+        if table.get(endpoint).is_some_and(|mark| mark.times == 0) {
+            table.remove(endpoint);
+        }
+    }
+
     /// A refresh because of `endpoint` was futile.
     pub(super) fn futile(&self, endpoint: &Endpoint, now: Instant) {
         let mut table = lock(&self.table);
-        if table.len() >= MOST_MARKS && !table.contains_key(endpoint) {
-            let oldest = table.iter().min_by_key(|(_, mark)| mark.at);
-            if let Some(oldest) = oldest.map(|(endpoint, _)| endpoint.clone()) {
-                table.remove(&oldest);
-            }
-        }
-        let mark = table.entry(endpoint.clone()).or_insert(Mark {
-            times: 0,
-            at: now,
-            until: now,
-        });
+        let mark = mark_of(&mut table, endpoint, now);
         // Many calls find out at once that one and the same refresh was futile.
         if mark.times > 0 && now < mark.until {
             return;
@@ -106,6 +115,25 @@ impl Marks {
     pub(super) fn useful(&self, endpoint: &Endpoint) {
         lock(&self.table).remove(endpoint);
     }
+}
+
+/// The mark of `endpoint`, or a new one; the oldest other goes for it where there are too many.
+fn mark_of<'a>(
+    table: &'a mut HashMap<Endpoint, Mark>,
+    endpoint: &Endpoint,
+    now: Instant,
+) -> &'a mut Mark {
+    if table.len() >= MOST_MARKS && !table.contains_key(endpoint) {
+        let oldest = table.iter().min_by_key(|(_, mark)| mark.at);
+        if let Some(oldest) = oldest.map(|(endpoint, _)| endpoint.clone()) {
+            table.remove(&oldest);
+        }
+    }
+    table.entry(endpoint.clone()).or_insert(Mark {
+        times: 0,
+        at: now,
+        until: now,
+    })
 }
 
 /// Rejections of the current token that a later acceptance of it may prove wrong.
@@ -156,6 +184,12 @@ impl Open {
             }
             !refuted
         });
+    }
+
+    /// The refresh because of `endpoint` was right: its rejections say what was so, whoever else was accepted.
+    pub(super) fn useful(&mut self, endpoint: &Endpoint, marks: &Arc<Marks>) {
+        self.entries
+            .retain(|entry| entry.endpoint != *endpoint || !Arc::ptr_eq(&entry.marks, marks));
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -16,6 +16,7 @@ pub(super) type Outcome = Result<AccessToken, TokenError>;
 #[derive(Clone)]
 pub(super) struct Flight {
     pub(super) why: Why,
+    pub(super) forced: bool,
     /// When to take it for lost. Its task keeps a shorter limit of its own, but a runtime that
     /// nobody drives any more keeps none.
     pub(super) overdue: Instant,

@@ -45,6 +45,7 @@ struct Lane {
     held: Option<(TokenError, Instant)>,
     errcode: Option<i64>,
     times: u32,
+    failures: u32,
 }
 
 struct SameToken {
@@ -116,8 +117,13 @@ impl Holds {
             self.source_budget_until = Some(now + Duration::from_secs(1));
             return;
         }
-        if forced && error.is_refusal() {
-            self.forced.refuse(error, now);
+        if forced {
+            // There is a token that lives, and is renewed without force: neither waits for this.
+            if error.is_refusal() {
+                self.forced.refuse(error, now);
+            } else {
+                self.forced.rest(error, now, rng);
+            }
             return;
         }
         self.failures = self.failures.saturating_add(1);
@@ -134,12 +140,7 @@ impl Holds {
             // After one failure the next caller may try at once. An outage is another matter: with
             // callers one after the other it would cost a quota of requests in ten minutes. A
             // renewal that fails rests the renewals, and holds back nobody who has no token.
-            let pause = backoff(
-                Duration::from_secs(1),
-                self.failures - 1,
-                Duration::from_secs(10),
-                rng,
-            );
+            let pause = pause_after(self.failures, rng);
             self.all.held = Some((error.clone(), now + pause));
             renewals = renewals.max(now + pause);
         }
@@ -151,6 +152,15 @@ impl Lane {
     fn error_at(&self, now: Instant) -> Option<&TokenError> {
         let (error, until) = self.held.as_ref()?;
         (now < *until).then_some(error)
+    }
+
+    /// Rests after a failure that is no refusal. After one the next caller may try at once.
+    fn rest(&mut self, error: &TokenError, now: Instant, rng: &mut fastrand::Rng) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures > 1 {
+            let pause = pause_after(self.failures, rng);
+            self.held = Some((error.clone(), now + pause));
+        }
     }
 
     /// Remembers a refusal; until when.
@@ -168,6 +178,12 @@ impl Lane {
         self.held = Some((error.clone(), now + pause));
         now + pause
     }
+}
+
+/// Between the second failure and the next request, and so on.
+fn pause_after(failures: u32, rng: &mut fastrand::Rng) -> Duration {
+    let longest = Duration::from_secs(10);
+    backoff(Duration::from_secs(1), failures - 1, longest, rng)
 }
 
 fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {

@@ -84,11 +84,17 @@ pub(crate) struct Refreshed {
     pub(crate) token: Outcome,
     /// Whether the source was asked because of it, and not because of somebody else's.
     pub(crate) caused: bool,
+    /// Whether it was waited for, and not there already.
+    pub(crate) is_new: bool,
 }
 
 impl Refreshed {
     fn new(token: Outcome, caused: bool) -> Self {
-        Refreshed { token, caused }
+        Refreshed {
+            token,
+            caused,
+            is_new: true,
+        }
     }
 }
 
@@ -123,7 +129,7 @@ impl TokenManager {
     pub async fn token(&self) -> Result<AccessToken, TokenError> {
         match self.ready_token() {
             Some(token) => Ok(token),
-            None => self.obtain(Why::Missing, Standing::Plain).await.token,
+            None => self.obtain(Why::Missing, Standing::Plain, None).await.token,
         }
     }
 
@@ -144,7 +150,7 @@ impl TokenManager {
     pub async fn refresh(&self, rejected: &AccessToken) -> Result<AccessToken, TokenError> {
         self.report(rejected);
         let why = Why::Rejected(rejected.clone());
-        self.obtain(why, Standing::Plain).await.token
+        self.obtain(why, Standing::Plain, None).await.token
     }
 
     /// A handle to the same tokens whose refreshes `gate` decides.
@@ -245,12 +251,23 @@ impl TokenManager {
             self.shared
                 .doubt(rejected, endpoint, &self.handle.marks, now);
         }
-        self.obtain(Why::Rejected(rejected.clone()), standing).await
+        let why = Why::Rejected(rejected.clone());
+        let refreshed = self.obtain(why, standing, Some(endpoint)).await;
+        let is_paid_for = |token: &AccessToken| token != rejected && !token.came_free();
+        if refreshed.caused && !refreshed.token.as_ref().is_ok_and(is_paid_for) {
+            self.handle.marks.cost_nothing(endpoint);
+        }
+        refreshed
     }
 
-    /// A call of `endpoint` was rejected, sent again with another token, and rejected again.
-    pub(crate) fn replay_rejected(&self, endpoint: &Endpoint) {
-        self.handle.marks.futile(endpoint, Instant::now());
+    /// A call of `endpoint` was rejected, sent again with another token, and rejected again; `is_new` if it was waited for that
+    /// token. One that was there already may have died since.
+    pub(crate) fn replay_rejected(&self, endpoint: &Endpoint, is_new: bool) {
+        let (marks, now) = (&self.handle.marks, Instant::now());
+        match is_new {
+            true => marks.futile(endpoint, now),
+            false => marks.suspect(endpoint, now),
+        }
     }
 
     /// A call of `endpoint` was rejected with `rejected`, sent again with another token, and accepted;
@@ -261,7 +278,7 @@ impl TokenManager {
         endpoint: &Endpoint,
         caused: bool,
     ) {
-        self.handle.marks.useful(endpoint);
+        self.shared.useful(endpoint, &self.handle.marks);
         if let (Some(gate), true) = (&self.handle.gate, caused) {
             gate.outcome(rejected, RefreshOutcome::ReplayAccepted);
         }
@@ -273,24 +290,34 @@ impl TokenManager {
         }
     }
 
-    async fn obtain(&self, why: Why, standing: Standing) -> Refreshed {
+    /// `endpoint` is that of the call because of which it is asked.
+    async fn obtain(&self, why: Why, standing: Standing, endpoint: Option<&Endpoint>) -> Refreshed {
         let mut caused = false;
         // A flight is lost when its runtime is; the next one flies on ours. If that is lost too,
         // ours is going down.
         let mut lost = 0;
         while lost < 3 {
             let flight = match self.next(&why, standing) {
-                Next::Have(token) => return Refreshed::new(Ok(token), caused),
+                Next::Have(token) => {
+                    return Refreshed {
+                        is_new: caused,
+                        ..Refreshed::new(Ok(token), caused)
+                    };
+                }
                 Next::Give(error) => return Refreshed::new(Err(error), caused),
                 Next::Join(flight) => flight,
                 Next::TookOff(flight) => {
                     caused = true;
+                    // Before anything is waited for: the call may be given up.
+                    if let Some(endpoint) = endpoint {
+                        self.handle.marks.suspect(endpoint, Instant::now());
+                    }
                     flight
                 }
                 // `next` has asked it.
                 Next::AskGate => return Refreshed::new(Err(TokenError::OverBudget), caused),
             };
-            let flown_for = flight.why.clone();
+            let (flown_for, forced) = (flight.why.clone(), flight.forced);
             match flight.landed().await {
                 None => lost += 1,
                 Some(Ok(token)) => match &why {
@@ -305,6 +332,8 @@ impl TokenManager {
                 Some(Err(_)) if flown_for.is_renewal() && !why.is_renewal() && lost == 0 => {
                     lost += 1;
                 }
+                // The token has expired since: what a forced request is refused for, another is not.
+                Some(Err(_)) if forced && matches!(why, Why::Missing) && lost == 0 => lost += 1,
                 Some(Err(error)) => return Refreshed::new(Err(error), caused),
             }
         }

@@ -68,6 +68,8 @@ pub(super) enum Decision {
 pub(super) struct Departure {
     pub(super) id: u64,
     pub(super) why: Why,
+    /// Whether it is to replace a token that lives.
+    pub(super) forced: bool,
     pub(super) overdue: Instant,
 }
 
@@ -91,7 +93,7 @@ pub(super) enum Event {
 pub(super) struct Landed {
     /// The token to use from now on, and when to renew it.
     pub(super) renew_at: Option<Instant>,
-    /// Whether it cost nothing.
+    /// Whether it cost nothing, here or elsewhere.
     pub(super) free: bool,
     pub(super) event: Option<Event>,
 }
@@ -203,7 +205,7 @@ impl Policy {
         let keep = match asker.standing {
             Standing::Plain => 0,
             // What is left belongs to those whose rejections are worth more.
-            Standing::Suspect => self.budget.reserve(),
+            Standing::Suspect => self.reserve(asker.gate),
             Standing::Marked => return refuse(TokenError::Futile, None),
         };
         if self.budget.left(now) <= keep {
@@ -225,6 +227,16 @@ impl Policy {
         Ok(())
     }
 
+    /// What is not for suspects. A gate bounds its own handle besides: what one handle leaves of the budget, which is half of
+    /// it, must be enough for the others, of whom some are suspect for one bad call of the day.
+    fn reserve(&self, gate: Gate) -> u32 {
+        let burst = self.settings.refresh_limit.burst();
+        match gate {
+            Gate::Open => burst / 2,
+            Gate::Unasked | Gate::Granted | Gate::Refused => burst / 4,
+        }
+    }
+
     fn take_off(
         &mut self,
         why: &Why,
@@ -241,6 +253,7 @@ impl Policy {
         let departure = Departure {
             id: self.flights,
             why,
+            forced,
             overdue: now + self.settings.issue_timeout + OVERDUE,
         };
         self.flight = Some(InAir {
@@ -257,6 +270,7 @@ impl Policy {
         let flight = self.flight.take_if(|flight| flight.id == id)?;
         let over_budget = matches!(outcome, Err(TokenError::OverBudget));
         let told_before = std::mem::replace(&mut self.source_budget_told, over_budget);
+        let counts = outcome.as_ref().is_ok_and(AccessToken::counts_here);
         let landed = match outcome {
             Ok(token) => {
                 let again = flight.why.rejected() == Some(token);
@@ -289,7 +303,7 @@ impl Policy {
                 }
             }
         };
-        if landed.free && flight.forced {
+        if flight.forced && (landed.free || !counts) {
             self.budget.give_back();
         }
         Some(landed)

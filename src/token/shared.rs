@@ -153,6 +153,7 @@ impl Shared {
         let (landing, watch) = watch::channel(None);
         let flight = Flight {
             why: departure.why.clone(),
+            forced: departure.forced,
             overdue: departure.overdue,
             landing: watch,
         };
@@ -192,6 +193,15 @@ impl Shared {
         }
         let mut doubts = self.doubts();
         doubts.accepted(token, sent_after, Instant::now());
+        self.in_doubt.store(!doubts.is_empty(), Ordering::Release);
+    }
+
+    /// A call of `endpoint` was accepted with a new token.
+    pub(super) fn useful(&self, endpoint: &Endpoint, marks: &Arc<Marks>) {
+        // In this order, as who marks an endpoint holds the doubts.
+        let mut doubts = self.doubts();
+        doubts.useful(endpoint, marks);
+        marks.useful(endpoint);
         self.in_doubt.store(!doubts.is_empty(), Ordering::Release);
     }
 
