@@ -11,9 +11,9 @@
 //! cargo run --example axum_app -- --serve 127.0.0.1:3000
 //! ```
 //!
-//! goes on serving until ctrl-c. With `WECHAT_APPID` and `WECHAT_SECRET` in the environment it calls
-//! WeChat itself (`WECHAT_BASE_URL` names another server in its place), and asks itself only for
-//! what reads.
+//! goes on serving until ctrl-c. With `WECHAT_APPID` and `WECHAT_SECRET` in the environment it
+//! calls WeChat itself (`WECHAT_BASE_URL` names another server in its place), and asks itself only
+//! for what reads.
 
 use std::env;
 use std::future::IntoFuture;

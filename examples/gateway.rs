@@ -4,8 +4,8 @@
 //! cargo run --example gateway
 //! ```
 //!
-//! needs nothing: WeChat runs in the process (`MockWechat`), and it says how to try it. `--help` says how to configure it
-//! for real accounts. It runs until ctrl-c or SIGTERM, and logs to stderr.
+//! needs nothing: WeChat runs in the process (`MockWechat`), and it says how to try it. `--help`
+//! says how to configure it for real accounts. It runs until ctrl-c or SIGTERM, and logs to stderr.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -37,9 +37,9 @@ async fn run() -> Result<(), Failure> {
         mock,
     } = Account::from_env().await?;
 
-    // The wiring. A program that talks to WeChat itself has no `.base_url` and no `.api_origin`, and
-    // `.https_only()` where this one has `.https_or_http()`.
-    // The provider is named, as rustls chooses none where two are built in, ring and aws-lc-rs.
+    // The wiring. A program that talks to WeChat itself has no `.base_url` and no `.api_origin`,
+    // and `.https_only()` where this one has `.https_or_http()`. The provider is named, as rustls
+    // chooses none where two are built in, ring and aws-lc-rs.
     let connector = HttpsConnectorBuilder::new()
         .with_provider_and_webpki_roots(ring::default_provider())?
         .https_or_http()

@@ -4,17 +4,17 @@
 //! cargo run --example redis
 //! ```
 //!
-//! needs `redis-server` in the PATH and nothing else. It starts one on a spare port, WeChat in this process (`MockWechat`), and
-//! two replicas of itself; then it kills the token, has both make ten calls at once, and says what that took: one token
-//! request, by one of them.
+//! needs `redis-server` in the PATH and nothing else. It starts one on a spare port, WeChat in this
+//! process (`MockWechat`), and two replicas of itself; then it kills the token, has both make ten
+//! calls at once, and says what that took: one token request, by one of them.
 //!
 //! ```sh
 //! WECHAT_APPID=wx… WECHAT_SECRET=… WECHAT_REDIS=redis://127.0.0.1/ cargo run --example redis
 //! ```
 //!
-//! does the same with a real account, whose token it leaves alone, and with a Redis that is there already. `WECHAT_BASE_URL`
-//! names another server in the place of WeChat's. What goes wrong is told in one sentence on stderr, with an exit code that
-//! is not 0.
+//! does the same with a real account, whose token it leaves alone, and with a Redis that is there
+//! already. `WECHAT_BASE_URL` names another server in the place of WeChat's. What goes wrong is
+//! told in one sentence on stderr, with an exit code that is not 0.
 
 use std::env;
 use std::io::ErrorKind;
@@ -58,8 +58,8 @@ async fn main() -> ExitCode {
     support::exit_code("redis", done)
 }
 
-/// The program that runs twice: for each line that it reads it makes calls, and says how many of them were made again with a
-/// new token.
+/// The program that runs twice: for each line that it reads it makes calls, and says how many of
+/// them were made again with a new token.
 async fn replica() -> Result<(), Failure> {
     let account = Account::from_env().await?;
     let redis = variable("WECHAT_REDIS").ok_or("WECHAT_REDIS is not set")?;

@@ -5,9 +5,9 @@
 //! ```
 //!
 //! needs nothing: WeChat runs in the process (`MockWechat`) and kills the token between two calls.
-//! With `WECHAT_APPID` and `WECHAT_SECRET` in the environment the SDK as it is after asks WeChat itself
-//! (`WECHAT_BASE_URL` names another server in its place), and only reads: WeChat tells the addresses of
-//! its own servers.
+//! With `WECHAT_APPID` and `WECHAT_SECRET` in the environment the SDK as it is after asks WeChat
+//! itself (`WECHAT_BASE_URL` names another server in its place), and only reads: WeChat tells the
+//! addresses of its own servers.
 
 use std::process::ExitCode;
 

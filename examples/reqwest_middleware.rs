@@ -1,13 +1,14 @@
-//! A client of reqwest-middleware's, with tracing, retries and the layer; its calls stay as they are.
+//! A client of reqwest-middleware's, with tracing, retries and the layer; its calls stay as they
+//! are.
 //!
 //! ```sh
 //! cargo run --example reqwest_middleware
 //! ```
 //!
-//! needs nothing: WeChat runs in the process (`MockWechat`), and the token is dead at every call but
-//! the first. With `WECHAT_APPID` and `WECHAT_SECRET` in the environment it asks WeChat itself
-//! (`WECHAT_BASE_URL` names another server in its place), and only reads: WeChat tells the addresses of
-//! its own servers.
+//! needs nothing: WeChat runs in the process (`MockWechat`), and the token is dead at every call
+//! but the first. With `WECHAT_APPID` and `WECHAT_SECRET` in the environment it asks WeChat itself
+//! (`WECHAT_BASE_URL` names another server in its place), and only reads: WeChat tells the
+//! addresses of its own servers.
 
 use std::process::ExitCode;
 
@@ -56,8 +57,9 @@ async fn run() -> Result<(), Failure> {
         .with(RetryTransientMiddleware::new_with_policy(retry))
         .with(layer.clone())
         .build();
-    // Without retries: reqwest-retry refuses a multipart form, whose body is a stream, before anything
-    // is sent. And it would send a message twice whose reply alone was lost; the layer never does.
+    // Without retries: reqwest-retry refuses a multipart form, whose body is a stream, before
+    // anything is sent. And it would send a message twice whose reply alone was lost; the layer
+    // never does.
     let writes = ClientBuilder::new(client)
         .with(TracingMiddleware::default())
         .with(layer)

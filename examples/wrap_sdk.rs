@@ -4,10 +4,10 @@
 //! cargo run --example wrap_sdk
 //! ```
 //!
-//! needs nothing: WeChat runs in the process (`MockWechat`) and kills the token between two calls. With
-//! `WECHAT_APPID` and `WECHAT_SECRET` in the environment the SDK in the layer asks WeChat itself
-//! (`WECHAT_BASE_URL` names another server in its place), and only reads: WeChat tells the addresses of
-//! its own servers.
+//! needs nothing: WeChat runs in the process (`MockWechat`) and kills the token between two calls.
+//! With `WECHAT_APPID` and `WECHAT_SECRET` in the environment the SDK in the layer asks WeChat
+//! itself (`WECHAT_BASE_URL` names another server in its place), and only reads: WeChat tells the
+//! addresses of its own servers.
 
 use std::process::ExitCode;
 
@@ -62,8 +62,8 @@ async fn in_the_layer(account: &Account) -> Result<WechatMp, Failure> {
     let layer = WechatAuthLayer::new(tokens)
         .api_origin(&account.base_url)
         .answer_token_requests([&account.appid]);
-    // `.with_middleware(ReqwestAuthLayer::new(layer))` would do, but for the SDK's own client, which sends
-    // the token on as `Referer` after a redirect. Ours takes its place.
+    // `.with_middleware(ReqwestAuthLayer::new(layer))` would do, but for the SDK's own client,
+    // which sends the token on as `Referer` after a redirect. Ours takes its place.
     let wechat = ReqwestAuthLayer::new(layer).layer(client);
     let sdk = sdk(account)?.with_middleware(layer_fn(move |_sdks_client| wechat.clone()));
     Ok(sdk.build()?)

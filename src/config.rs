@@ -121,7 +121,8 @@ impl Config {
         }
     }
 
-    /// How much of a request's body may be kept. Of its headers those go that would frame it in another way.
+    /// How much of a request's body may be kept. Of its headers those go that would frame it in
+    /// another way.
     pub(crate) fn keep(&self, request: &mut Parts) -> Keep {
         let mut keep = Keep::up_to(self.replay_limit);
         if let Some(length) = framing::declared(&mut request.headers) {

@@ -11,11 +11,12 @@ use crate::token::{BoxError, TokenError, fmt_foreign};
 ///
 /// An errcode of WeChat's is no `Error`: it comes as a reply.
 ///
-/// `Display` tells the whole reason and what to do about it, so there is no [`source`](StdError::source); `Debug`,
-/// which `main` prints, says the same. The client's own error
-/// is not printed, neither by `Display` nor by `Debug`: clients print the URL, and the URL holds the token. Of it you see
-/// what kind it is, of reqwest's errors and of the [`io::Error`](std::io::Error) in its chain;
-/// [`get_ref`](Error::get_ref) shows it and [`into_source`](Error::into_source) hands it back whole.
+/// `Display` tells the whole reason and what to do about it, so there is no
+/// [`source`](StdError::source); `Debug`, which `main` prints, says the same. The client's own
+/// error is not printed, neither by `Display` nor by `Debug`: clients print the URL, and the URL
+/// holds the token. Of it you see what kind it is, of reqwest's errors and of the
+/// [`io::Error`](std::io::Error) in its chain; [`get_ref`](Error::get_ref) shows it and
+/// [`into_source`](Error::into_source) hands it back whole.
 ///
 /// ```
 /// fn explain(error: tower_wechat::Error) {
@@ -63,10 +64,11 @@ pub enum ErrorKind {
     Token,
     /// With the token in it the URI would be too long, and the request was not sent.
     UriTooLong,
-    /// The [`ReplayBudget`](crate::ReplayBudget) had no room for a body that must be collected before it is sent, and the
-    /// request was not sent.
+    /// The [`ReplayBudget`](crate::ReplayBudget) had no room for a body that must be collected
+    /// before it is sent, and the request was not sent.
     NoRoom,
-    /// The wrapped service failed, or the request's body did while it was collected, before it was sent.
+    /// The wrapped service failed, or the request's body did while it was collected, before it was
+    /// sent.
     Service,
 }
 

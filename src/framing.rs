@@ -7,9 +7,10 @@ use crate::body::Length;
 
 /// The length that the headers say, of which one header is left that says it.
 ///
-/// A Transfer-Encoding is for the client to write, who frames the body. What a Content-Length says beside it does not
-/// count (RFC 9112, 6.3), and neither does one that is no number, or another number than the next one: clients send it
-/// along with the framing that they make out by themselves, and what reads it may follow the one or the other.
+/// A Transfer-Encoding is for the client to write, who frames the body. What a Content-Length says
+/// beside it does not count (RFC 9112, 6.3), and neither does one that is no number, or another
+/// number than the next one: clients send it along with the framing that they make out by
+/// themselves, and what reads it may follow the one or the other.
 pub(crate) fn declared(headers: &mut HeaderMap) -> Option<u64> {
     let encoded = headers.remove(TRANSFER_ENCODING).is_some();
     if !headers.contains_key(CONTENT_LENGTH) {
@@ -49,8 +50,9 @@ fn agreed(headers: &HeaderMap) -> Option<u64> {
 pub(crate) fn settle(headers: &mut HeaderMap, method: &Method, length: Length) {
     match length {
         Length::Known(bytes) => {
-            // hyper takes the header's word against the body's, and cuts the body off there; without a body it
-            // leaves the header, and what is sent next on the connection is taken for the body.
+            // hyper takes the header's word against the body's, and cuts the body off there;
+            // without a body it leaves the header, and what is sent next on the connection is taken
+            // for the body.
             if headers
                 .get(CONTENT_LENGTH)
                 .is_some_and(|length| *length != HeaderValue::from(bytes))

@@ -57,7 +57,8 @@ where
 type TokenFuture = Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send>>;
 type RefreshFuture = Pin<Box<dyn Future<Output = Refreshed> + Send>>;
 
-/// (Collect →) Token → Ready → Sent → Inspect, and after a rejection Refresh → Kept → Ready → Sent → Inspect.
+/// (Collect →) Token → Ready → Sent → Inspect, and after a rejection Refresh → Kept → Ready → Sent
+/// → Inspect.
 #[pin_project(project = StepProj)]
 enum Step<F, B, R>
 where
@@ -118,7 +119,8 @@ struct Head {
     method: Method,
     uri: Uri,
     version: Version,
-    /// A list costs one allocation for each call, and a `HeaderMap` two; only a replay needs the map.
+    /// A list costs one allocation for each call, and a `HeaderMap` two; only a replay needs the
+    /// map.
     headers: Vec<(HeaderName, HeaderValue)>,
     extensions: Extensions,
 }
@@ -165,7 +167,8 @@ where
     B: RequestBody,
     R: Body,
 {
-    /// The request is sent with `token`, at once where there is one: `inner` is ready then, and the body captured.
+    /// The request is sent with `token`, at once where there is one: `inner` is ready then, and the
+    /// body captured.
     pub(crate) fn authorize(
         inner: S,
         config: Arc<Config>,
@@ -385,7 +388,8 @@ where
     });
     let outcome = outcome.unwrap_or_default();
     let extensions = reply.extensions_mut();
-    // Where nothing was to be done here, a layer inside, for another account, may have done something.
+    // Where nothing was to be done here, a layer inside, for another account, may have done
+    // something.
     let inner = extensions.get::<AuthOutcome>();
     if outcome.errcode().is_some() || inner.is_none_or(|i| i.passed_through().is_some()) {
         extensions.insert(outcome);

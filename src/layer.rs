@@ -137,10 +137,10 @@ impl WechatAuthLayer {
     /// One more place that may be sent the token, such as `http://127.0.0.1:8080` or
     /// `http://proxy.corp/wx`; repeatable.
     ///
-    /// The platform's own hosts get it over https only. With a path, only what is below it gets the token,
-    /// and WeChat's paths begin there: `http://proxy.corp/wx/sns/userinfo` keeps the user's token. Of
-    /// several that fit the longest counts. A request whose URI is only a path is read both as it is and
-    /// below each of these paths.
+    /// The platform's own hosts get it over https only. With a path, only what is below it gets the
+    /// token, and WeChat's paths begin there: `http://proxy.corp/wx/sns/userinfo` keeps the user's
+    /// token. Of several that fit the longest counts. A request whose URI is only a path is read
+    /// both as it is and below each of these paths.
     ///
     /// # Panics
     ///
@@ -156,22 +156,25 @@ impl WechatAuthLayer {
 
     /// How many bytes of a request's body are kept; default 16 MiB.
     ///
-    /// Of a body whose length is known, so many are kept for a replay while it is sent. One whose length is not known is
-    /// collected up to here before it is sent, as WeChat answers 412 to a body in chunks; a longer one is sent in
-    /// chunks all the same, with a warning, and without a replay.
+    /// Of a body whose length is known, so many are kept for a replay while it is sent. One whose
+    /// length is not known is collected up to here before it is sent, as WeChat answers 412 to a
+    /// body in chunks; a longer one is sent in chunks all the same, with a warning, and without a
+    /// replay.
     ///
     /// The largest upload that WeChat takes is 10 MB. Bodies that are in memory already (`Full`,
-    /// `String`, `Bytes`, a box around one of them, a form whose parts are) are replayed whatever their
-    /// size.
+    /// `String`, `Bytes`, a box around one of them, a form whose parts are) are replayed whatever
+    /// their size.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.config().replay_limit = bytes;
         self
     }
 
-    /// What all calls together may keep; default: each its [`replay_limit`](Self::replay_limit), and no bound in total.
+    /// What all calls together may keep; default: each its [`replay_limit`](Self::replay_limit),
+    /// and no bound in total.
     ///
-    /// A request that has a [`ReplayBudget`] in its extensions counts for that one instead: a share of this one's, for
-    /// whoever it is sent for. Clones of a body that was in memory in one piece already count for none.
+    /// A request that has a [`ReplayBudget`] in its extensions counts for that one instead: a share
+    /// of this one's, for whoever it is sent for. Clones of a body that was in memory in one piece
+    /// already count for none.
     pub fn replay_budget(mut self, budget: ReplayBudget) -> Self {
         self.config().replay_budget = Some(budget);
         self
@@ -180,8 +183,8 @@ impl WechatAuthLayer {
     /// How many bytes of a reply are read ahead, at most, to find its errcode; default 4 KiB.
     ///
     /// WeChat's errors are about 220 bytes. A reply that is larger, or that does not begin as a
-    /// JSON object does, is handed on at its first frame. One with `Content-Disposition`, and a part of
-    /// one (206), is somebody's content and not read at all.
+    /// JSON object does, is handed on at its first frame. One with `Content-Disposition`, and a
+    /// part of one (206), is somebody's content and not read at all.
     pub fn inspect_limit(mut self, bytes: usize) -> Self {
         self.config().inspect_limit = bytes;
         self
@@ -198,10 +201,11 @@ impl WechatAuthLayer {
     /// The accounts whose token requests are answered with the manager's own token; default none.
     ///
     /// For an SDK that fetches tokens by itself through the wrapped client: its second token would
-    /// void the first. If it asks for one of these accounts, it gets the token that the layer uses, and
-    /// nothing is sent; the AppSecret it asks with is not looked at, so who may call through this client
-    /// may have its token. Any other token request of its platform passes, and a warning says so. With
-    /// [`select`](WechatAuthLayer::select) that closure says whose token an answer holds.
+    /// void the first. If it asks for one of these accounts, it gets the token that the layer uses,
+    /// and nothing is sent; the AppSecret it asks with is not looked at, so who may call through
+    /// this client may have its token. Any other token request of its platform passes, and a
+    /// warning says so. With [`select`](WechatAuthLayer::select) that closure says whose token an
+    /// answer holds.
     ///
     /// `GET /cgi-bin/token` and WeCom's `gettoken` name the account in the query, and
     /// `POST /cgi-bin/stable_token` in its body, of which up to 64 KiB are read for that.

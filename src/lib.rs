@@ -65,39 +65,43 @@
 //! Data flows one way: layer → manager → source.
 //!
 //! - [`WechatAuthLayer`] makes [`WechatAuth`], a service with the body types of the one it wraps.
-//! - [`TokenManager`] holds one account's token: cached, renewed ahead of its expiry, refreshed once
-//!   for everybody. Share it among as many clients as you like.
+//! - [`TokenManager`] holds one account's token: cached, renewed ahead of its expiry, refreshed
+//!   once for everybody. Share it among as many clients as you like.
 //! - A [`TokenSource`] gets tokens: [`ClientCredential`], [`StableToken`], [`WeComCredential`], a
-//!   closure with [`source_fn`], or your own. `redis::RedisTokens` around one of them shares a token among processes.
+//!   closure with [`source_fn`], or your own. `redis::RedisTokens` around one of them shares a
+//!   token among processes.
 //!
 //! # Failures
 //!
-//! An errcode is a reply, not an error. [`Error`] says that no token could be had or that the URI left no
-//! room for it (the call was not sent), or that the client failed. Only where a caller takes no error of ours, as the SDKs do that
-//! `ReqwestAuthLayer` is for, "no token" is a reply as well. No error, log or `Debug` of this crate holds a token, an
-//! AppSecret or a URL with a query; [`Error::into_source`] hands your client's own error back, which
-//! may. Tokens and secrets are zeroized when they are dropped; what was written into a request or came
-//! in a reply is in an HTTP client's buffers, and is not.
+//! An errcode is a reply, not an error. [`Error`] says that no token could be had or that the URI
+//! left no room for it (the call was not sent), or that the client failed. Only where a caller
+//! takes no error of ours, as the SDKs do that `ReqwestAuthLayer` is for, "no token" is a reply as
+//! well. No error, log or `Debug` of this crate holds a token, an AppSecret or a URL with a query;
+//! [`Error::into_source`] hands your client's own error back, which may. Tokens and secrets are
+//! zeroized when they are dropped; what was written into a request or came in a reply is in an HTTP
+//! client's buffers, and is not.
 //!
 //! # Features
 //!
 //! None is on by default.
 //!
 //! - `axum`: `axum::body::Body` as the body of requests.
-//! - `decompression`: replies in gzip, deflate or brotli are looked into as well; the caller gets them
-//!   as they came. Without it they pass, and a warning says so once. Replies to token requests are decoded with it, and
-//!   are an error without it.
-//! - `metrics`: counts of calls, rejections and refreshes, and gauges of when a token was fetched and when it will expire, by
-//!   the facade of the `metrics` crate; labelled with the account, see [`TokenManager::account`].
+//! - `decompression`: replies in gzip, deflate or brotli are looked into as well; the caller gets
+//!   them as they came. Without it they pass, and a warning says so once. Replies to token requests
+//!   are decoded with it, and are an error without it.
+//! - `metrics`: counts of calls, rejections and refreshes, and gauges of when a token was fetched
+//!   and when it will expire, by the facade of the `metrics` crate; labelled with the account, see
+//!   [`TokenManager::account`].
 //! - `mock`: `mock::MockWechat`, for tests.
-//! - `redis`: one token for many processes, kept in Redis; see the module `redis`. Needs Rust 1.88. `redis-seal`: that token encrypted
-//!   there, see `redis::Seal`.
-//! - `reqwest`, `reqwest-0-12`: clients of reqwest 0.13 and 0.12, and SDKs built on them; see the modules
-//!   `reqwest` and `reqwest_0_12`.
+//! - `redis`: one token for many processes, kept in Redis; see the module `redis`. Needs Rust 1.88.
+//!   `redis-seal`: that token encrypted there, see `redis::Seal`.
+//! - `reqwest`, `reqwest-0-12`: clients of reqwest 0.13 and 0.12, and SDKs built on them; see the
+//!   modules `reqwest` and `reqwest_0_12`.
 //! - `reqwest-middleware`: [`WechatAuthLayer`] as a middleware of `reqwest-middleware`'s.
-//! - `server`: a token server and a gateway for other processes and languages; see the module `server`.
-//! - `rustls`: TLS for those clients, where you do not depend on reqwest yourself. Otherwise your own
-//!   dependency on it decides, and has TLS by default.
+//! - `server`: a token server and a gateway for other processes and languages; see the module
+//!   `server`.
+//! - `rustls`: TLS for those clients, where you do not depend on reqwest yourself. Otherwise your
+//!   own dependency on it decides, and has TLS by default.
 //!
 //! A Tokio runtime with its timer is needed.
 
@@ -132,7 +136,8 @@ pub mod redis;
 #[cfg(feature = "server")]
 pub mod server;
 
-// Both are made of the same files, which take what they need of reqwest from the module they are in.
+// Both are made of the same files, which take what they need of reqwest from the module they are
+// in.
 #[cfg(feature = "reqwest")]
 #[path = "reqwest/v0_13.rs"]
 pub mod reqwest;

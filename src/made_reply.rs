@@ -39,8 +39,8 @@ pub(crate) fn token<R: Body>(
     Ok(reply(&fields, outcome))
 }
 
-/// The answer to a call that was not sent, where the caller takes no error of ours: the same error, where it
-/// is another.
+/// The answer to a call that was not sent, where the caller takes no error of ours: the same error,
+/// where it is another.
 #[cfg(any(feature = "reqwest", feature = "reqwest-0-12"))]
 pub(crate) fn no_token<R: Body>(error: Error) -> Result<Response<ReplyBody<R>>, Error> {
     let Some(why) = error.token_error() else {

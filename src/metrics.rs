@@ -1,4 +1,5 @@
-//! What happened, in numbers: by the `metrics` facade, to whatever recorder the program has installed.
+//! What happened, in numbers: by the `metrics` facade, to whatever recorder the program has
+//! installed.
 //!
 //! Without the feature `metrics` there is nothing in here.
 

@@ -53,8 +53,8 @@ pub enum NotReplayed {
     NoToken(TokenError),
     /// The new token is the rejected one.
     SameToken,
-    /// The request's body was streamed and is larger than `replay_limit`, or there was no room for a copy in the
-    /// [`ReplayBudget`](crate::ReplayBudget), or it failed.
+    /// The request's body was streamed and is larger than `replay_limit`, or there was no room for
+    /// a copy in the [`ReplayBudget`](crate::ReplayBudget), or it failed.
     BodyNotKept,
     /// The new token is longer, and the URI would be too long with it.
     UriTooLong,
@@ -170,8 +170,8 @@ impl AuthOutcome {
         self.rejected.as_ref().map(|r| r.rejection.errcode())
     }
 
-    /// The request id in the first rejection, which WeChat's support asks for: its `rid`, or WeCom's
-    /// `hint`, or else the address that WeCom says the call came from.
+    /// The request id in the first rejection, which WeChat's support asks for: its `rid`, or
+    /// WeCom's `hint`, or else the address that WeCom says the call came from.
     pub fn rid(&self) -> Option<&str> {
         self.rejected.as_ref()?.rejection.rid()
     }

@@ -89,10 +89,11 @@ impl Platform {
     }
 }
 
-/// Neither platform takes the account's token here, so a `platform` that was forgotten does no harm.
+/// Neither platform takes the account's token here, so a `platform` that was forgotten does no
+/// harm.
 fn is_exempt_on_both(path: &str) -> bool {
-    /// The third-party platform's token; a user's, or a code and the AppSecret; on WeCom a suite's token or
-    /// a service provider's; and a robot's `key`.
+    /// The third-party platform's token; a user's, or a code and the AppSecret; on WeCom a suite's
+    /// token or a service provider's; and a robot's `key`.
     const FOLDERS: [&str; 4] = [
         "/cgi-bin/component/",
         "/sns/",
@@ -110,8 +111,8 @@ fn is_exempt_on_both(path: &str) -> bool {
     ) || FOLDERS.iter().any(|folder| path.starts_with(folder))
 }
 
-/// A third-party platform's token, as `access_token` or named `component_access_token`. The folder is cloud
-/// development of many mini programs at once.
+/// A third-party platform's token, as `access_token` or named `component_access_token`. The folder
+/// is cloud development of many mini programs at once.
 fn is_exempt_official(path: &str) -> bool {
     matches!(
         path,
@@ -126,8 +127,9 @@ fn is_exempt_official(path: &str) -> bool {
     ) || path.starts_with("/componenttcb/")
 }
 
-/// A service provider's token; the last two take the one that comes with a company's registration (WeCom's
-/// pages "Set the visible scope of an authorised application" and "Set contact synchronisation complete").
+/// A service provider's token; the last two take the one that comes with a company's registration
+/// (WeCom's pages "Set the visible scope of an authorised application" and "Set contact
+/// synchronisation complete").
 fn is_exempt_wecom(path: &str) -> bool {
     matches!(
         path,
@@ -137,7 +139,8 @@ fn is_exempt_wecom(path: &str) -> bool {
     ) || path.starts_with("/cgi-bin/license/")
 }
 
-/// WeChat ignores a forced refresh that follows another within this time (its page "Get stable access token").
+/// WeChat ignores a forced refresh that follows another within this time (its page "Get stable
+/// access token").
 pub(crate) const FORCES_APART: Duration = Duration::from_secs(30);
 
 /// WeChat is busy; the one errcode of a token request that asking again can cure.
@@ -218,8 +221,8 @@ mod tests {
 
     #[test]
     fn codes_that_mean_authorize_again_never_mean_refresh() {
-        // 42007 of the official platform is a user's word, WeCom's is "pre_auth_code expired"; 61023 is
-        // a refresh token's death.
+        // 42007 of the official platform is a user's word, WeCom's is "pre_auth_code expired";
+        // 61023 is a refresh token's death.
         for platform in BOTH {
             for code in [42007, 61023, 42009, 40082, 41001, 48001, -1] {
                 assert!(!platform.refresh_codes().contains(&code), "{code}");

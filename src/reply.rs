@@ -49,8 +49,8 @@ impl Inspector {
         self.limit
     }
 
-    /// Whether a look is worth its while after `seen` bytes. Not for each frame while there are more
-    /// at hand, or a reply in frames of one byte would be read again for each of them.
+    /// Whether a look is worth its while after `seen` bytes. Not for each frame while there are
+    /// more at hand, or a reply in frames of one byte would be read again for each of them.
     pub(crate) fn is_due(&self, seen: usize, more_at_hand: bool) -> bool {
         if more_at_hand {
             seen >= self.looked.saturating_mul(2) || seen > self.limit
@@ -139,8 +139,8 @@ pub(crate) fn blank(text: &[u8]) -> &[u8] {
     }
 }
 
-/// `text` without a sign, point or exponent at its end: serde_json calls a skipped number that stops
-/// there broken, and not cut off. No object ends so.
+/// `text` without a sign, point or exponent at its end: serde_json calls a skipped number that
+/// stops there broken, and not cut off. No object ends so.
 fn before_open_number(text: &[u8]) -> &[u8] {
     let last = text.iter().rposition(|byte| !b"-+.eE".contains(byte));
     &text[..last.map_or(0, |last| last + 1)]

@@ -114,8 +114,8 @@ impl Scope {
         Target::Elsewhere
     }
 
-    /// What a path of its own is: a service inside says where it goes, and may put a prefix before it
-    /// or not. `OPTIONS *` goes nowhere.
+    /// What a path of its own is: a service inside says where it goes, and may put a prefix before
+    /// it or not. `OPTIONS *` goes nowhere.
     fn anywhere(&self, path: &str) -> Target {
         if !path.starts_with('/') {
             return Target::Elsewhere;

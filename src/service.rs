@@ -29,7 +29,8 @@ use crate::token::BoxError;
 ///
 /// `poll_ready` is the inner service's. `call` uses the service that was made ready, and a clone of
 /// it that is made ready again for a replay. Where a token must be waited for, readiness is given
-/// back meanwhile: the token request may need it. So it is while a body whose length is not known is collected.
+/// back meanwhile: the token request may need it. So it is while a body whose length is not known
+/// is collected.
 ///
 /// # Errors
 ///

@@ -296,7 +296,8 @@ async fn m9_bad_paths_are_kept_for_each_client() {
     assert!(is_well(&gateway, &of_shop).await);
 }
 
-// One has used up its share, and the other has had one bad call in the morning, at the path it calls all day.
+// One has used up its share, and the other has had one bad call in the morning, at the path it
+// calls all day.
 #[tokio::test(start_paused = true)]
 async fn s6_a_share_used_up_leaves_the_others_their_refreshes_also_after_a_bad_call_of_theirs() {
     for classic_tokens in [false, true] {

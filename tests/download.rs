@@ -56,8 +56,8 @@ async fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().await
 }
 
-/// Lets the peak begin anew at what is in use now. Where that is not allowed, the downloads before hide as
-/// much growth as they had themselves, which is far less than a download that is kept.
+/// Lets the peak begin anew at what is in use now. Where that is not allowed, the downloads before
+/// hide as much growth as they had themselves, which is far less than a download that is kept.
 fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

@@ -56,7 +56,8 @@ impl Received {
     }
 }
 
-/// A server that understands no more of HTTP than it must. It does not take `token-1`, and a token that is missing it takes.
+/// A server that understands no more of HTTP than it must. It does not take `token-1`, and a token
+/// that is missing it takes.
 #[derive(Clone, Default)]
 struct Wire(Arc<Mutex<Vec<Received>>>);
 

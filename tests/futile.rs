@@ -184,8 +184,8 @@ fn rejected_once(well: &'static str) -> WechatAuth<Odd> {
     })
 }
 
-/// Whether the path is marked after a rejection during whose refresh another call went with the same
-/// token and was answered with `well`.
+/// Whether the path is marked after a rejection during whose refresh another call went with the
+/// same token and was answered with `well`.
 async fn is_marked_after(well: &'static str) -> bool {
     let service = rejected_once(well);
     // The first token.
@@ -319,8 +319,8 @@ async fn m6_any_24_hours_of_endless_rejections_leave_a_reserve() {
     assert_eq!(world.refused(), 0);
 }
 
-/// A day on which each bad call is over before its replay is answered, as `bad` makes them; in the evening the token dies, and
-/// healthy calls want another.
+/// A day on which each bad call is over before its replay is answered, as `bad` makes them; in the
+/// evening the token dies, and healthy calls want another.
 async fn day_without_verdicts<F: AsyncFn(&WechatAuth<World>)>(bad: F) {
     for service in [stable, classic] {
         let world = World::default();
@@ -403,7 +403,8 @@ async fn m9_a_path_whose_replay_was_accepted_is_not_marked_by_what_comes_later()
     assert!(outcome.replayed(), "{outcome:?}");
 }
 
-// A long upload comes back after its token was replaced, and after that one died, which nobody has seen yet.
+// A long upload comes back after its token was replaced, and after that one died, which nobody has
+// seen yet.
 #[tokio::test(start_paused = true)]
 async fn m9_a_replay_with_a_token_that_was_there_already_says_nothing_about_a_refresh() {
     let second_death = Arc::new(AtomicBool::new(false));

@@ -1,4 +1,5 @@
-//! What a gateway says, in process and with the time paused: redirects, errcodes, and what stands in the log.
+//! What a gateway says, in process and with the time paused: redirects, errcodes, and what stands
+//! in the log.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! The gateway over real sockets, between a client and an upstream whose every byte is written by hand: framing (S4), replies that
-//! break off (S2), and tokens that come back (S5).
+//! The gateway over real sockets, between a client and an upstream whose every byte is written by
+//! hand: framing (S4), replies that break off (S2), and tokens that come back (S5).
 
 mod support;
 
@@ -24,7 +24,8 @@ const OF_THE_GATEWAY: &str = r#""errcode":59900502"#;
 const JSON: &str = r#"{"errcode":0,"errmsg":"ok"}"#;
 const REJECTED: &str = r#"{"errcode":40001,"errmsg":"invalid credential rid: 66f0-1a2b"}"#;
 
-/// An upstream that answers each request with the next of its replies, and then closes the connection.
+/// An upstream that answers each request with the next of its replies, and then closes the
+/// connection.
 struct Upstream {
     url: String,
     received: Arc<Mutex<Vec<String>>>,

@@ -1,5 +1,5 @@
-//! What strangers send to a gateway: after each of these it still serves, WeChat has seen nothing of it, and no secret is in
-//! the log.
+//! What strangers send to a gateway: after each of these it still serves, WeChat has seen nothing
+//! of it, and no secret is in the log.
 #![cfg(unix)]
 
 mod support;
@@ -60,7 +60,8 @@ impl Target {
         TcpStream::connect(address).await.unwrap()
     }
 
-    /// Sends `bytes` as they are; what came back until the connection was closed, or nothing more came.
+    /// Sends `bytes` as they are; what came back until the connection was closed, or nothing more
+    /// came.
     async fn send(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect().await;
         // It may be closed in the middle.
@@ -208,8 +209,9 @@ async fn lengths_that_conflict_smuggle_nothing() {
         target.wechat.clear();
         target.assert_serves(chunks).await;
     }
-    // Both: the chunks count and the length is not passed on, or it is refused. What follows in the same connection is a
-    // request of its own or nothing, and never a part that WeChat alone sees as one.
+    // Both: the chunks count and the length is not passed on, or it is refused. What follows in the
+    // same connection is a request of its own or nothing, and never a part that WeChat alone sees
+    // as one.
     for both in [
         "content-length: 4\r\ntransfer-encoding: chunked",
         "transfer-encoding: chunked\r\ncontent-length: 4",

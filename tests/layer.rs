@@ -558,7 +558,8 @@ async fn r7_a_transport_error_is_handed_on_whole_and_not_retried() {
 
 #[tokio::test(start_paused = true)]
 async fn r8_a_layer_with_nothing_to_do_leaves_the_outcome_of_one_inside() {
-    // One client for an official account and a WeCom application: one layer acts, the other passes on.
+    // One client for an official account and a WeCom application: one layer acts, the other passes
+    // on.
     let mut scene = with_token(|layer| layer).await;
     let wecom = WechatAuthLayer::new(numbered_tokens().0).platform(Platform::WeCom);
     for outside in [wecom.clone(), wecom.api_origin("https://api.weixin.qq.com")] {

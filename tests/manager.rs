@@ -802,7 +802,8 @@ async fn m4_nothing_is_renewed_before_its_time() {
     assert_eq!(source.started(), 1);
 }
 
-/// A source that could give the current token again, out of a store of shared ones, and says what it was asked.
+/// A source that could give the current token again, out of a store of shared ones, and says what
+/// it was asked.
 struct Sharing(Arc<Mutex<Vec<String>>>);
 
 impl TokenSource for Sharing {
@@ -1927,7 +1928,8 @@ async fn nothing_of_a_managers_prints_a_token() {
     }
 }
 
-// A path whose calls are rejected whatever the token asks for another all the time, and WeChat answers forced requests with -1.
+// A path whose calls are rejected whatever the token asks for another all the time, and WeChat
+// answers forced requests with -1.
 #[tokio::test(start_paused = true)]
 async fn m5_forced_requests_that_fail_hold_up_no_renewal_and_nobody_who_needs_a_token() {
     let tokens = TokenManager::new(source_fn(|rejected: Option<AccessToken>| async move {

@@ -1,4 +1,5 @@
-//! One token for several processes: the rules, each against a redis-server, with managers in the place of processes.
+//! One token for several processes: the rules, each against a redis-server, with managers in the
+//! place of processes.
 
 mod support;
 
@@ -967,7 +968,8 @@ async fn no_setting_is_too_large_or_too_small() {
     tokens.issue(None).await.unwrap();
 }
 
-/// Announced, that is, and not found by looking from time to time; and who waits does not ask Redis all the time.
+/// Announced, that is, and not found by looking from time to time; and who waits does not ask Redis
+/// all the time.
 #[tokio::test]
 async fn who_waits_asks_redis_a_few_times_a_second() {
     let redis = redis!();

@@ -1,4 +1,5 @@
-//! One token for several processes, while Redis is away, and when it is back. Managers take the place of processes.
+//! One token for several processes, while Redis is away, and when it is back. Managers take the
+//! place of processes.
 
 mod support;
 

@@ -21,7 +21,8 @@ use tower_wechat::{ClientCredential, TokenManager, WechatAuthLayer};
 const TOKEN: &str = "tower-wechat:{wxe2e0123456789abc}:access_token";
 const LEASE: &str = "tower-wechat:{wxe2e0123456789abc}:lease";
 
-/// The program of the processes below: for each number that it reads, so many messages at once; then it says how many went well.
+/// The program of the processes below: for each number that it reads, so many messages at once;
+/// then it says how many went well.
 #[tokio::test]
 async fn one_of_the_processes() {
     let Ok(redis) = std::env::var("TEST_REDIS") else {

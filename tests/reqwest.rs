@@ -1,5 +1,6 @@
-//! Calls of reqwest's through the layer, over real sockets, against `MockWechat`: with `HttpClient`, with
-//! `ReqwestAuthLayer`, both for reqwest 0.13 and for 0.12, and as a middleware of reqwest-middleware's.
+//! Calls of reqwest's through the layer, over real sockets, against `MockWechat`: with
+//! `HttpClient`, with `ReqwestAuthLayer`, both for reqwest 0.13 and for 0.12, and as a middleware
+//! of reqwest-middleware's.
 
 mod support;
 

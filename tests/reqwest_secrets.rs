@@ -1,5 +1,5 @@
-//! Trap 15 with reqwest, which likes to show URLs: no token and no AppSecret in any error, `Debug` or
-//! trace, nor in what goes to another host.
+//! Trap 15 with reqwest, which likes to show URLs: no token and no AppSecret in any error, `Debug`
+//! or trace, nor in what goes to another host.
 
 mod support;
 

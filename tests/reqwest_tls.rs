@@ -1,5 +1,5 @@
-//! The way to WeChat itself, as far as a machine without a network can go it: TLS, WeChat's own host
-//! name, and no origin or base URL set. Behind the name is `MockWechat`.
+//! The way to WeChat itself, as far as a machine without a network can go it: TLS, WeChat's own
+//! host name, and no origin or base URL set. Behind the name is `MockWechat`.
 
 mod support;
 

@@ -60,7 +60,8 @@ fn layer(wechat: &MockWechat, client: Client, base_url: &str) -> ReqwestAuthLaye
     ReqwestAuthLayer::new(layer.answer_token_requests([wechat.appid()]))
 }
 
-/// The SDK with a client of ours: it wraps its own into whatever it is given, and that wraps nothing.
+/// The SDK with a client of ours: it wraps its own into whatever it is given, and that wraps
+/// nothing.
 fn in_place_of_its_client(sdk: WechatMpBuilder, ours: ReqwestAuth) -> WechatMp {
     sdk.with_middleware(layer_fn(move |_| ours.clone()))
         .build()

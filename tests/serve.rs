@@ -1,4 +1,5 @@
-//! What `serve` bounds, and that every reply can be read: raw sockets, which do what no client of a library does.
+//! What `serve` bounds, and that every reply can be read: raw sockets, which do what no client of a
+//! library does.
 
 mod support;
 

@@ -1,5 +1,6 @@
-//! That real clients read a refusal which comes before they have sent all, and go on: those that hyper#3078 and requests#2422 tell of. Each
-//! posts 1 to 8 MiB to somebody who does not read them, and then asks again.
+//! That real clients read a refusal which comes before they have sent all, and go on: those that
+//! hyper#3078 and requests#2422 tell of. Each posts 1 to 8 MiB to somebody who does not read them,
+//! and then asks again.
 
 mod support;
 
@@ -16,7 +17,8 @@ use tower_wechat::server::{Bounds, serve};
 /// What each is to print: four refusals, and a reply after each.
 const WANTED: &str = "42001 well 42001 well 42001 well 42001 well";
 
-/// Runs a client with the server's address as its last argument, without drain and with it: the refusal closes its connection, or keeps it.
+/// Runs a client with the server's address as its last argument, without drain and with it: the
+/// refusal closes its connection, or keeps it.
 async fn assert_reads_refusals(program: &str, arguments: &[&str]) {
     for drained in [0, 16 * 1024 * 1024] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -428,7 +428,8 @@ async fn users(service: &WechatAuth<HyperClient>, wechat: &MockWechat) -> Value 
     }
 }
 
-/// Not a test: what each process of the test below does. It is this program again, with this variable set.
+/// Not a test: what each process of the test below does. It is this program again, with this
+/// variable set.
 #[tokio::test]
 async fn one_of_eight_processes() {
     use std::io::{Write, stdin, stdout};
@@ -554,7 +555,8 @@ async fn clients_go_on_while_the_server_is_down_and_recover_when_it_is_back() {
     all_well(50).await;
     assert_eq!(wechat.token_requests().issued, 1);
 
-    // It dies while the server is away: callers get WeChat's word, and soon after the server is back they don't.
+    // It dies while the server is away: callers get WeChat's word, and soon after the server is
+    // back they don't.
     again.child.kill().await.unwrap();
     wechat.revoke();
     assert_eq!(users(&service, &wechat).await["errcode"], 40001);

@@ -66,7 +66,8 @@ async fn each_trouble_is_one_warning_however_many_calls_it_befalls() {
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
     assert!(warnings[0].contains("content-encoding"), "{warnings:#?}");
 
-    // Mistakes that only show as "41001, access_token missing", or as a token that dies all the time.
+    // Mistakes that only show as "41001, access_token missing", or as a token that dies all the
+    // time.
     let (tokens, _) = numbered_tokens();
     let service = WechatAuthLayer::new(tokens).layer(service_fn(|_: Request<Full<Bytes>>| {
         ready(Ok::<_, Infallible>(reply(OK)))

@@ -1,6 +1,7 @@
 //! wechatpy, a Python SDK of others, unmodified: alone, at the gateway, and at the token server.
 //!
-//! `tests/run` installs it and names its Python in `WECHATPY_PYTHON`. Without that variable these tests are left out.
+//! `tests/run` installs it and names its Python in `WECHATPY_PYTHON`. Without that variable these
+//! tests are left out.
 
 mod support;
 

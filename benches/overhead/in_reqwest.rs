@@ -1,4 +1,5 @@
-//! In process, in reqwest's types, a stub in the client's place: the adapters beside reqwest-middleware.
+//! In process, in reqwest's types, a stub in the client's place: the adapters beside
+//! reqwest-middleware.
 
 use std::future::{Ready, poll_fn, ready};
 use std::hint::black_box;

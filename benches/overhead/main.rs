@@ -1,5 +1,6 @@
-//! What the layer costs a call, side by side with its neighbours, the token in the cache, the reply's
-//! body drained: in process with a stub inside, in http's types and in reqwest's, and over loopback.
+//! What the layer costs a call, side by side with its neighbours, the token in the cache, the
+//! reply's body drained: in process with a stub inside, in http's types and in reqwest's, and over
+//! loopback.
 //!
 //! `cargo bench --bench overhead` prints times and allocations. Machines are noisy: compare rows of
 //! one run, or count instructions, which repeat exactly in process:

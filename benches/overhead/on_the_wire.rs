@@ -1,4 +1,5 @@
-//! Over loopback, with clients of reqwest's and a server that answers every request with the same reply.
+//! Over loopback, with clients of reqwest's and a server that answers every request with the same
+//! reply.
 
 use std::hint::black_box;
 use std::net::{SocketAddr, TcpListener};

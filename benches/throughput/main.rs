@@ -1,10 +1,12 @@
-//! How many requests a second the servers answer on loopback, and what each costs them, side by side with bare
-//! axum handlers and nginx: each is a process of its own with one thread that works, asked by `wrk`, in turns.
+//! How many requests a second the servers answer on loopback, and what each costs them, side by
+//! side with bare axum handlers and nginx: each is a process of its own with one thread that works,
+//! asked by `wrk`, in turns.
 //!
-//! `cargo bench --bench throughput` prints the table; `THROUGHPUT_ROUNDS` says how often each is asked, default 7.
-//! CPU time is less noisy than requests a second, and instructions less than both. By hand:
-//! `valgrind --tool=callgrind target/release/deps/throughput-… --serve token_server`, which tells its address, a number of
-//! requests by `curl 'http://…/cgi-bin/token?…&n=[1-1000]'`, and Ctrl-D.
+//! `cargo bench --bench throughput` prints the table; `THROUGHPUT_ROUNDS` says how often each is
+//! asked, default 7. CPU time is less noisy than requests a second, and instructions less than
+//! both. By hand: `valgrind --tool=callgrind target/release/deps/throughput-… --serve
+//! token_server`, which tells its address, a number of requests by `curl
+//! 'http://…/cgi-bin/token?…&n=[1-1000]'`, and Ctrl-D.
 
 mod bare;
 mod check;

@@ -76,8 +76,8 @@ fn is_origin(text: &str) -> bool {
     !host.is_empty() && text == format!("{scheme}://{host}{}", port.unwrap_or_default())
 }
 
-/// Why a call failed, or why there is no token, in one sentence: WeChat's own word, or that WeChat is
-/// out of reach.
+/// Why a call failed, or why there is no token, in one sentence: WeChat's own word, or that WeChat
+/// is out of reach.
 pub(crate) fn explain(error: &(dyn StdError + 'static), base_url: &str) -> String {
     let of_a_call = error.downcast_ref().and_then(Error::token_error);
     match error.downcast_ref().or(of_a_call) {

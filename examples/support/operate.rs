@@ -1,4 +1,5 @@
-//! What `token_server` and `gateway` have in common: their arguments, their configuration, and how they are served.
+//! What `token_server` and `gateway` have in common: their arguments, their configuration, and how
+//! they are served.
 
 use std::future::{IntoFuture, pending};
 use std::io::ErrorKind;
@@ -96,8 +97,9 @@ impl Settings {
         }
     }
 
-    /// Serves `router` until it is told to stop, by ctrl-c or SIGTERM; told so twice, at once. Where nothing is configured,
-    /// `try_it` prints what to do with its URL, and with the one for a token.
+    /// Serves `router` until it is told to stop, by ctrl-c or SIGTERM; told so twice, at once.
+    /// Where nothing is configured, `try_it` prints what to do with its URL, and with the one for a
+    /// token.
     pub(crate) async fn serve(
         &self,
         router: Router,
@@ -125,7 +127,8 @@ impl Settings {
                 ),
             );
         }
-        // A download may take its time, and a container is killed after 30 s: the bounds have 25 s for it.
+        // A download may take its time, and a container is killed after 30 s: the bounds have 25 s
+        // for it.
         let (stop, stopping) = oneshot::channel();
         let serving = serve(listener, router, self.bounds.clone()).until(async {
             let _ = stopping.await;
@@ -144,8 +147,8 @@ impl Settings {
     }
 }
 
-/// Says at the start what is wrong with Redis, which nobody would learn before a token is wanted. The server starts all the same, and
-/// does not wait for it; that takes 2 s at most.
+/// Says at the start what is wrong with Redis, which nobody would learn before a token is wanted.
+/// The server starts all the same, and does not wait for it; that takes 2 s at most.
 fn check_redis<T: TokenSource>(tokens: &Arc<RedisTokens<T>>) {
     static CHECKED: Once = Once::new();
     // All accounts have the same.
@@ -163,7 +166,8 @@ fn check_redis<T: TokenSource>(tokens: &Arc<RedisTokens<T>>) {
     });
 }
 
-/// Logs to stderr: what this crate says, down to the level that is asked for, and warnings of all others.
+/// Logs to stderr: what this crate says, down to the level that is asked for, and warnings of all
+/// others.
 pub(crate) fn log() -> Result<(), Failure> {
     let level = variable("WECHAT_LOG").unwrap_or_else(|| "info".into());
     let level = level.parse::<tracing::Level>();

@@ -262,7 +262,8 @@ fn is_here(listen: &str) -> bool {
     listen.starts_with("localhost:") || address.is_ok_and(|address| address.ip().is_loopback())
 }
 
-/// By which an account is told. One of them alone is half a configuration, and no reason for a demonstration.
+/// By which an account is told. One of them alone is half a configuration, and no reason for a
+/// demonstration.
 const VARIABLES: [&str; 7] = [
     "WECHAT_APPID",
     "WECHAT_SECRET",

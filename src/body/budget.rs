@@ -15,15 +15,17 @@ const SMALL: usize = 64 * 1024;
 
 /// Bytes kept for replays, shared by many calls, with shares.
 ///
-/// A clone is the same budget. What a call takes of it comes back when its copy is dropped: when the call is
-/// over, when it is given up, and when a body turns out to be shorter than what was set aside for it.
+/// A clone is the same budget. What a call takes of it comes back when its copy is dropped: when
+/// the call is over, when it is given up, and when a body turns out to be shorter than what was set
+/// aside for it.
 ///
-/// Past it, a body whose length is known is sent without a copy, so that it cannot be replayed; and one that must be
-/// collected before it is sent waits up to 10 s for room, and then the call fails with
-/// [`ErrorKind::NoRoom`](crate::ErrorKind::NoRoom).
+/// Past it, a body whose length is known is sent without a copy, so that it cannot be replayed; and
+/// one that must be collected before it is sent waits up to 10 s for room, and then the call fails
+/// with [`ErrorKind::NoRoom`](crate::ErrorKind::NoRoom).
 ///
-/// A quarter is set aside for bodies of up to 64 KiB, which come in great number and are soon over; the
-/// rest is for larger ones. No body larger than that rest is kept, whatever `replay_limit` says.
+/// A quarter is set aside for bodies of up to 64 KiB, which come in great number and are soon over;
+/// the rest is for larger ones. No body larger than that rest is kept, whatever `replay_limit`
+/// says.
 ///
 /// ```
 /// use tower_wechat::ReplayBudget;
@@ -38,16 +40,17 @@ pub struct ReplayBudget {
     pools: Arc<Pools>,
 }
 
-/// Two pools, and a body takes all that it needs of one of them at a time, so that no set of calls can stand
-/// still with each holding a part of what the others need:
+/// Two pools, and a body takes all that it needs of one of them at a time, so that no set of calls
+/// can stand still with each holding a part of what the others need:
 ///
 /// - A body of known length takes its length, or nothing: it never waits.
-/// - A body of unknown length holds nothing while it waits for its first 64 KiB, in the small pool. When it outgrows
-///   them it waits for the whole of its limit in the large pool, and not frame by frame: who has
-///   that waits for nothing any more, and so do those who wait for it in the end. The price is that more
-///   is set aside than is used, while a large body is collected; what it did not need comes back then.
-/// - Of a share and its parents the share comes first, always: whoever waits at a parent holds room in its
-///   own shares only, and those whom it keeps waiting there hold nothing of the parent's.
+/// - A body of unknown length holds nothing while it waits for its first 64 KiB, in the small pool.
+///   When it outgrows them it waits for the whole of its limit in the large pool, and not frame by
+///   frame: who has that waits for nothing any more, and so do those who wait for it in the end.
+///   The price is that more is set aside than is used, while a large body is collected; what it did
+///   not need comes back then.
+/// - Of a share and its parents the share comes first, always: whoever waits at a parent holds room
+///   in its own shares only, and those whom it keeps waiting there hold nothing of the parent's.
 struct Pools {
     small: Pool,
     large: Pool,

@@ -100,7 +100,8 @@ impl<B> Captured<B> {
         }
     }
 
-    /// The body must be read before it can be sent. The call fails with the error, and is not sent then.
+    /// The body must be read before it can be sent. The call fails with the error, and is not sent
+    /// then.
     pub fn later(
         body: impl Future<Output = Result<Self, Box<dyn std::error::Error + Send + Sync>>>
         + Send

@@ -12,11 +12,12 @@ use super::recording::Recording;
 use super::{Captured, Keep, Replay, ReplayBody};
 use crate::token::BoxError;
 
-/// After so many frames others get their turn: a body whose frames are all there, and empty, would otherwise hold
-/// its thread for ever, and no timeout of its caller's would ever run.
+/// After so many frames others get their turn: a body whose frames are all there, and empty, would
+/// otherwise hold its thread for ever, and no timeout of its caller's would ever run.
 const FRAMES_AT_A_TIME: usize = 64;
 
-/// Reads `body` to its end, or to the limit. Of one that ends before it the length is known then; the other is sent as a stream.
+/// Reads `body` to its end, or to the limit. Of one that ends before it the length is known then;
+/// the other is sent as a stream.
 pub(super) async fn collect<B>(
     mut body: ReplayBody<B>,
     keep: Keep,
@@ -77,7 +78,8 @@ impl<'a> SetAside<'a> {
 
     /// Room for `bytes`. What is more than a small body takes the whole limit at once; see `Pools`.
     ///
-    /// One frame is in memory while this waits, beside the small body: that is as large as the client's buffer.
+    /// One frame is in memory while this waits, beside the small body: that is as large as the
+    /// client's buffer.
     async fn make(&mut self, bytes: usize, limit: usize) -> Result<(), BoxError> {
         let Some(budget) = self.keep.budget() else {
             return Ok(());

@@ -40,7 +40,8 @@ fn collect_now(body: Script, keep: &Keep) -> Outcome {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    // fastwego/offiaccount#15, easywechat#2191: the same upload went out with a length, or in chunks.
+    // fastwego/offiaccount#15, easywechat#2191: the same upload went out with a length, or in
+    // chunks.
     #[test]
     fn r11_whether_frames_are_there_already_decides_nothing(
         steps in some_steps(0), pauses in prop::collection::vec(any::<bool>(), 0..30),
@@ -331,7 +332,8 @@ async fn a_body_waits_ten_seconds_for_room_and_fails_then() {
 
 #[tokio::test(start_paused = true)]
 async fn uploads_that_grow_at_the_same_pace_do_not_stop_each_other() {
-    // Twenty of 1 MiB each, with room for three: frame by frame each would get a part, and none all.
+    // Twenty of 1 MiB each, with room for three: frame by frame each would get a part, and none
+    // all.
     let budget = ReplayBudget::new(4 * MIB);
     let keep = within(&budget, MIB);
     let begun = Instant::now();

@@ -6,8 +6,8 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
-/// A body that was looked into, and what is in it; what [`RequestBody::peek`](super::RequestBody::peek)
-/// gives.
+/// A body that was looked into, and what is in it; what
+/// [`RequestBody::peek`](super::RequestBody::peek) gives.
 pub struct Peek<B> {
     inner: Inner<B>,
 }

@@ -39,8 +39,9 @@ impl Recording {
         }
     }
 
-    /// Copies a frame of a body that comes bit by bit. Its memory is a piece of a network buffer, which is as large as it
-    /// is, and scattered: kept for long, it leaves the heap full of holes that are not given back to the system.
+    /// Copies a frame of a body that comes bit by bit. Its memory is a piece of a network buffer,
+    /// which is as large as it is, and scattered: kept for long, it leaves the heap full of holes
+    /// that are not given back to the system.
     pub(super) fn copy(&mut self, frame: &Frame<Bytes>) {
         match frame.data_ref() {
             Some(data) if data.len() < LARGE_FRAME => self.copy_data(data),

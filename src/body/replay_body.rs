@@ -21,18 +21,19 @@ use crate::token::BoxError;
 /// costs a hundred bytes, however small it is, and empty ones never reach `replay_limit`.
 const READ_AHEAD: usize = 1024;
 
-/// How many bytes are read on after the frame that exceeds `replay_limit`. Only the last frame of a form
-/// in memory says that it is, and one large part may come before it; a stream whose frames are made as they
-/// are read looks the same till then, and must not fill the memory.
+/// How many bytes are read on after the frame that exceeds `replay_limit`. Only the last frame of a
+/// form in memory says that it is, and one large part may come before it; a stream whose frames are
+/// made as they are read looks the same till then, and must not fill the memory.
 const READ_PAST_LIMIT: usize = 16 * 1024 * 1024;
 
 /// A body of any stream type, in a form that can be sent again.
 ///
-/// Make it the body type of your client where your own type is no
-/// [`RequestBody`]. What is in memory already is captured without copying, whatever its size. What is
-/// still to come flows on, if its length is known, and a copy is kept as it flows by, up to `replay_limit` bytes; else it is
-/// collected first, up to the same limit. A body of known length and of several frames counts as in memory when all are
-/// there at once, and no more than 16 MiB after the one that exceeds the limit.
+/// Make it the body type of your client where your own type is no [`RequestBody`]. What is in
+/// memory already is captured without copying, whatever its size. What is still to come flows on,
+/// if its length is known, and a copy is kept as it flows by, up to `replay_limit` bytes; else it
+/// is collected first, up to the same limit. A body of known length and of several frames counts as
+/// in memory when all are there at once, and no more than 16 MiB after the one that exceeds the
+/// limit.
 ///
 /// A frame larger than what is left of the limit ends the copy, and with it the hope of a replay;
 /// the first sending is not held up by it.
@@ -134,8 +135,8 @@ where
             false => self.size_hint().exact(),
         };
         if exact == Some(0) && !ended {
-            // It says that nothing comes, but not that it has ended. Clients tell a length of 0 then, or none if
-            // they ask once more and it has.
+            // It says that nothing comes, but not that it has ended. Clients tell a length of 0
+            // then, or none if they ask once more and it has.
             return Captured::later(collect(self, keep.clone()));
         }
         match exact.or(keep.length()) {
@@ -174,8 +175,9 @@ where
         if self.tee.is_some() || self.failed.is_some() {
             return (self, Replay::unavailable());
         }
-        // All that it will take, before it has taken any: with as much as has come, many slow bodies would share
-        // the budget among them, and in the end none would have the whole of its copy.
+        // All that it will take, before it has taken any: with as much as has come, many slow
+        // bodies would share the budget among them, and in the end none would have the whole of its
+        // copy.
         let fits = usize::try_from(length)
             .ok()
             .filter(|length| *length <= limit);
@@ -233,9 +235,10 @@ where
         if in_memory {
             self.rest = None;
             if (copy.bytes() as u64) < length {
-                // A Content-Length promises more. hyper fails such a call when it asks for a frame and there is none; at a
-                // body that says beforehand that it has ended it takes the request for complete, waits for the
-                // reply, and what is sent next on the connection would be taken for the body.
+                // A Content-Length promises more. hyper fails such a call when it asks for a frame
+                // and there is none; at a body that says beforehand that it has ended it takes the
+                // request for complete, waits for the reply, and what is sent next on the
+                // connection would be taken for the body.
                 self.ahead.push_back(Frame::data(Bytes::new()));
                 return (self, Replay::unavailable());
             }
@@ -255,8 +258,8 @@ impl<B> ReplayBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    /// Reads ahead until a whole object of JSON is there, or what is there can be none. What was read is
-    /// sent on in the same frames, and the rest tells its size as before.
+    /// Reads ahead until a whole object of JSON is there, or what is there can be none. What was
+    /// read is sent on in the same frames, and the rest tells its size as before.
     async fn read_object(&mut self, limit: usize) -> Option<Bytes> {
         let mut text: Vec<u8> = self.data_ahead().flatten().copied().collect();
         let mut looked = 0;
@@ -285,8 +288,8 @@ where
                     text.truncate(limit);
                     return Poll::Ready(InJson::look(&text) != InJson::More);
                 }
-                // Not at each of many frames that are there, or a body of small ones would be read again
-                // for each of them.
+                // Not at each of many frames that are there, or a body of small ones would be read
+                // again for each of them.
                 if !at_hand || text.len() >= 2 * looked {
                     looked = text.len();
                     if ended || InJson::look(&text) != InJson::More {

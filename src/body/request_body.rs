@@ -14,13 +14,16 @@ use crate::token::BoxError;
 ///
 /// - Bodies that are in memory are cloned, whatever their size: `Bytes` and `Full<Bytes>` without
 ///   copying, `String` and `Vec<u8>` byte for byte.
-/// - `BoxBody`, `UnsyncBoxBody` and, with their features, axum's and reqwest's `Body` flow on as they come when their
-///   length is known, by their exact size hint or by the request's Content-Length. A copy is kept meanwhile, up
-///   to `replay_limit` bytes; what is there already is not copied, whatever the box holds.
-/// - The same of unknown length are collected before the call is sent, up to `replay_limit`, and sent with their length:
-///   WeChat answers 412 to a body in chunks. A longer one is sent in chunks, once.
+/// - `BoxBody`, `UnsyncBoxBody` and, with their features, axum's and reqwest's `Body` flow on as
+///   they come when their length is known, by their exact size hint or by the request's
+///   Content-Length. A copy is kept meanwhile, up to `replay_limit` bytes; what is there already is
+///   not copied, whatever the box holds.
+/// - The same of unknown length are collected before the call is sent, up to `replay_limit`, and
+///   sent with their length: WeChat answers 412 to a body in chunks. A longer one is sent in
+///   chunks, once.
 ///
-/// For a stream type of your own make [`ReplayBody`] the body of your client, or write `capture` yourself:
+/// For a stream type of your own make [`ReplayBody`] the body of your client, or write `capture`
+/// yourself:
 ///
 /// ```
 /// use tower_wechat::{Captured, Keep, Replay, RequestBody};
@@ -37,14 +40,15 @@ use crate::token::BoxError;
 /// }
 /// ```
 pub trait RequestBody: Sized {
-    /// Splits the body into what is sent now and what can be sent again; `keep` says how much may be kept for it.
+    /// Splits the body into what is sent now and what can be sent again; `keep` says how much may
+    /// be kept for it.
     ///
-    /// What it makes of the body depends on the body and on `keep`, not on what of it is there already: else one
-    /// upload goes out with a length and the next in chunks.
+    /// What it makes of the body depends on the body and on `keep`, not on what of it is there
+    /// already: else one upload goes out with a length and the next in chunks.
     fn capture(self, keep: &Keep) -> Captured<Self>;
 
-    /// Looks into the body before it is sent, for a request that says there what it is about; at most
-    /// `limit` bytes and what comes along with them.
+    /// Looks into the body before it is sent, for a request that says there what it is about; at
+    /// most `limit` bytes and what comes along with them.
     ///
     /// The body that it gives back is sent like the one it took: the same bytes, and the same
     /// knowledge of how many. What is in memory is there at once. The bytes need not be all of a

@@ -459,8 +459,8 @@ proptest! {
         prop_assert_eq!(read_and_check(&mut first, exact), without_pending(&steps));
     }
 
-    // octocrab#835, linkerd2#15649, linkerd2-proxy#3216: the first sending may stop anywhere, before
-    // its first frame too.
+    // octocrab#835, linkerd2#15649, linkerd2-proxy#3216: the first sending may stop anywhere,
+    // before its first frame too.
     #[test]
     fn the_second_sending_has_every_byte_once_however_far_the_first_one_came(
         steps in some_steps(0), declares in some_declaration(), limit in 0..30_000_usize,

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 use super::tokens::{Terms, Tokens};
 use crate::platform::Platform;
 
-/// Whom tokens are for. A company of WeCom has one for each application: the same id, another secret.
+/// Whom tokens are for. A company of WeCom has one for each application: the same id, another
+/// secret.
 #[derive(Clone)]
 pub(super) struct Identity {
     pub(super) appid: String,

@@ -60,7 +60,8 @@ impl MockBuilder {
         self
     }
 
-    /// One account more, with tokens, a quota, a menu and messages of its own; see [`MockWechat::account`].
+    /// One account more, with tokens, a quota, a menu and messages of its own; see
+    /// [`MockWechat::account`].
     ///
     /// ```
     /// # use tower_wechat::mock::MockWechat;
@@ -88,13 +89,15 @@ impl MockBuilder {
 
     /// How long a token lives; default 7200 s, as WeChat's.
     ///
-    /// Told to clients in whole seconds, rounded down, but as 1 for what is left of the last second.
+    /// Told to clients in whole seconds, rounded down, but as 1 for what is left of the last
+    /// second.
     pub fn expires_in(mut self, expires_in: Duration) -> MockBuilder {
         self.terms.expires_in = expires_in;
         self
     }
 
-    /// How long a `cgi-bin/token` token stays good once a newer one exists; default 5 min, as WeChat's.
+    /// How long a `cgi-bin/token` token stays good once a newer one exists; default 5 min, as
+    /// WeChat's.
     pub fn grace(mut self, grace: Duration) -> MockBuilder {
         self.terms.grace = grace;
         self

@@ -8,7 +8,8 @@ use super::account::{Account, Identity};
 use super::record::TokenRequests;
 use super::server::Server;
 
-/// One of the accounts of a [`MockWechat`](super::MockWechat): what it has, and what is done to it alone.
+/// One of the accounts of a [`MockWechat`](super::MockWechat): what it has, and what is done to it
+/// alone.
 ///
 /// It is a handle, too: the server runs as long as there is one.
 #[derive(Clone)]
@@ -50,9 +51,9 @@ impl MockAccount {
 
     /// Voids its tokens of every kind at once, with no grace.
     ///
-    /// Calls with them get 40001 (WeCom tokens: 40014). As with WeChat, a plain stable_token request
-    /// goes on handing out the stable token that is now dead, until it would have been replaced
-    /// anyhow or `force_refresh` is used.
+    /// Calls with them get 40001 (WeCom tokens: 40014). As with WeChat, a plain stable_token
+    /// request goes on handing out the stable token that is now dead, until it would have been
+    /// replaced anyhow or `force_refresh` is used.
     pub fn revoke(&self) {
         self.with(|account| account.tokens.revoke());
     }
@@ -64,21 +65,22 @@ impl MockAccount {
 
     /// How many `cgi-bin/token` requests a day are served; those past it get 45009.
     ///
-    /// The day's count goes on: a quota below it is exhausted at once. The day begins with its first
-    /// request. stable_token and gettoken have quotas of their own at WeChat, and none here.
+    /// The day's count goes on: a quota below it is exhausted at once. The day begins with its
+    /// first request. stable_token and gettoken have quotas of their own at WeChat, and none here.
     pub fn set_quota(&self, quota: u32) {
         self.with(|account| account.tokens.set_quota(quota));
     }
 
     /// Whether a forced stable_token request past the 20 of a day is refused with 45009.
     ///
-    /// If not, it gets the same token. Which of the two WeChat does is not documented: a program should
-    /// live with both.
+    /// If not, it gets the same token. Which of the two WeChat does is not documented: a program
+    /// should live with both.
     pub fn refuse_excess_forces(&self, refuse: bool) {
         self.with(|account| account.tokens.refuse_excess_forces(refuse));
     }
 
-    /// Whether its token requests get 40164 (gettoken: 60020): the address is not on the account's allow-list.
+    /// Whether its token requests get 40164 (gettoken: 60020): the address is not on the account's
+    /// allow-list.
     pub fn deny_address(&self, deny: bool) {
         self.with(|account| account.deny_address = deny);
     }
@@ -89,7 +91,8 @@ impl MockAccount {
         inner.log.token_requests(Some(self.appid()))
     }
 
-    /// The customer service messages that were accepted with its tokens, in order: one sent twice is here twice.
+    /// The customer service messages that were accepted with its tokens, in order: one sent twice
+    /// is here twice.
     pub fn messages(&self) -> Vec<Value> {
         self.with(|account| account.messages.clone())
     }

@@ -1,9 +1,10 @@
 //! WeChat in the process: a real HTTP server that behaves as `api.weixin.qq.com` does.
 //!
-//! [`MockWechat`] listens on `127.0.0.1`, gives out access tokens, checks them on every API call and
-//! answers with WeChat's own codes and wording. A test can revoke tokens, slow replies down, break
-//! them, and afterwards read what had arrived. Nothing is stubbed on the client's side: requests
-//! cross a socket, so connection reuse, early answers and clients that go away are the real thing.
+//! [`MockWechat`] listens on `127.0.0.1`, gives out access tokens, checks them on every API call
+//! and answers with WeChat's own codes and wording. A test can revoke tokens, slow replies down,
+//! break them, and afterwards read what had arrived. Nothing is stubbed on the client's side:
+//! requests cross a socket, so connection reuse, early answers and clients that go away are the
+//! real thing.
 //!
 //! # What it answers
 //!
@@ -23,33 +24,37 @@
 //! | others under `/cgi-bin`, `/wxa`, `/wxaapi`, `/datacube`, `/customservice`, `/card` | | 40066 |
 //! | all else | | 404 and a page of HTML |
 //!
-//! For any other reply see [`MockWechat::reply_to`]. Byte `i` of a downloaded medium is `i % 251`, except that the
-//! first four are those of a JPEG.
+//! For any other reply see [`MockWechat::reply_to`]. Byte `i` of a downloaded medium is `i % 251`,
+//! except that the first four are those of a JPEG.
 //!
 //! # What it refuses
 //!
 //! What WeChat refuses, or a test that passes says nothing. In this order:
 //!
-//! - A body in chunked encoding, on every path: the status 412 and nothing else. WeChat wants to know how long a body is.
-//!   [`MockWechat::accept_chunked`] turns this off, for a client that talks to another server than WeChat.
-//! - A bad token, on every call but the token requests, `/sns/*` and the 404s: 41001 without one, 40001 for one that is
-//!   unknown or void, 42001 for one that has expired. A void WeCom token gets 40014.
-//! - A path that WeChat does not have: 40066, "invalid url", as seen in reports and in the documentation of WeChat's store. WeChat
-//!   has more paths than the mock's table, and new ones each month. A path that is missing gets 40066, too, rather than an "ok" that
-//!   means nothing: give it the reply that your program reads, with [`MockWechat::reply_to`].
+//! - A body in chunked encoding, on every path: the status 412 and nothing else. WeChat wants to
+//!   know how long a body is. [`MockWechat::accept_chunked`] turns this off, for a client that
+//!   talks to another server than WeChat.
+//! - A bad token, on every call but the token requests, `/sns/*` and the 404s: 41001 without one,
+//!   40001 for one that is unknown or void, 42001 for one that has expired. A void WeCom token gets
+//!   40014.
+//! - A path that WeChat does not have: 40066, "invalid url", as seen in reports and in the
+//!   documentation of WeChat's store. WeChat has more paths than the mock's table, and new ones
+//!   each month. A path that is missing gets 40066, too, rather than an "ok" that means nothing:
+//!   give it the reply that your program reads, with [`MockWechat::reply_to`].
 //! - The wrong method: 43001 where GET is wanted, 43002 where POST is.
 //! - A call by POST without a body: 44002; with one that is not JSON: 47001.
-//! - An upload that is not a form with a part called `media` that has a `filename`, `filename*` alone being none: 41005. A file of
-//!   no bytes: 44001.
+//! - An upload that is not a form with a part called `media` that has a `filename`, `filename*`
+//!   alone being none: 41005. A file of no bytes: 44001.
 //!
-//! Errors have WeChat's wording, which ends with a `rid`, and the headers `RetKey` and `LogicRet`, which captured replies have
-//! and no documentation mentions; errors about WeCom's tokens have WeCom's wording, with `hint` and `from ip`.
+//! Errors have WeChat's wording, which ends with a `rid`, and the headers `RetKey` and `LogicRet`,
+//! which captured replies have and no documentation mentions; errors about WeCom's tokens have
+//! WeCom's wording, with `hint` and `from ip`.
 //!
 //! # Several accounts
 //!
-//! [`MockBuilder::another_account`] adds accounts. Each has tokens, a quota, a menu and messages of its own, in
-//! [`MockWechat::account`]; the calls on [`MockWechat`] itself mean the first one. Delays, failures and the record of
-//! requests belong to the server.
+//! [`MockBuilder::another_account`] adds accounts. Each has tokens, a quota, a menu and messages of
+//! its own, in [`MockWechat::account`]; the calls on [`MockWechat`] itself mean the first one.
+//! Delays, failures and the record of requests belong to the server.
 //!
 //! # Time
 //!

@@ -28,7 +28,8 @@ pub(super) struct Form {
     delimiter: Vec<u8>,
     name: &'static str,
     at: At,
-    /// What was fed and not yet read: a piece, and what it takes to see a delimiter or the headers of a part.
+    /// What was fed and not yet read: a piece, and what it takes to see a delimiter or the headers
+    /// of a part.
     unread: Vec<u8>,
     file: File,
 }
@@ -140,7 +141,8 @@ impl Form {
         }
         if let Some(end) = memmem::find(line, b"\r\n") {
             let is_padding = line[..end].iter().all(|byte| b" \t".contains(byte));
-            // No line of a part may begin as a delimiter does (RFC 2046): a longer word is a broken form.
+            // No line of a part may begin as a delimiter does (RFC 2046): a longer word is a broken
+            // form.
             let next = if is_padding { At::Headers } else { At::End };
             // The line break stays, so that a part without headers ends its headers as others do.
             return self.go_on(end, next);

@@ -88,7 +88,8 @@ impl MockReply {
         self
     }
 
-    /// Only if this holds of the request and its body; a body of more than 1 MiB is handed in empty.
+    /// Only if this holds of the request and its body; a body of more than 1 MiB is handed in
+    /// empty.
     pub fn when(
         mut self,
         condition: impl Fn(&RecordedRequest, &[u8]) -> bool + Send + Sync + 'static,

@@ -8,7 +8,8 @@ use super::token;
 
 /// One request that reached the server, and how it was answered.
 ///
-/// A copy of the record as it was when [`MockWechat::requests`](super::MockWechat::requests) was called.
+/// A copy of the record as it was when [`MockWechat::requests`](super::MockWechat::requests) was
+/// called.
 #[derive(Clone)]
 pub struct RecordedRequest {
     method: Method,
@@ -63,8 +64,8 @@ impl RecordedRequest {
         self.access_token.as_deref()
     }
 
-    /// The account, by its AppID: of an API call the one whose token it carried, dead or alive, of a token request
-    /// the one that it named.
+    /// The account, by its AppID: of an API call the one whose token it carried, dead or alive, of
+    /// a token request the one that it named.
     pub fn account(&self) -> Option<&str> {
         self.account.as_deref()
     }

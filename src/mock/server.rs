@@ -130,7 +130,8 @@ impl Call<'_> {
         inner.log.of_account(self.id, appid);
     }
 
-    /// The reply of the user's own to this request. Nothing is locked while the user's conditions are asked.
+    /// The reply of the user's own to this request. Nothing is locked while the user's conditions
+    /// are asked.
     pub(super) fn own_reply(&self, received: &Received, has_token: bool) -> Option<MockReply> {
         let replies: Vec<MockReply> = {
             let inner = self.state.lock();

@@ -140,8 +140,8 @@ impl Tokens {
 
     /// "Get stable access token": the same one, unless it is about to end or a new one is forced.
     ///
-    /// A force that comes too soon is silently no force at all. So is one too many, or it is refused: the
-    /// page does not say.
+    /// A force that comes too soon is silently no force at all. So is one too many, or it is
+    /// refused: the page does not say.
     pub(super) fn stable(&mut self, force: bool, now: Instant) -> Result<Grant, i64> {
         let apart = self
             .last_forced

@@ -175,10 +175,11 @@ impl MockWechat {
 
     /// Answers requests to this path with a reply of your own, from now on.
     ///
-    /// A path that ends in `*` stands for all that begin so. Of several replies to a request the latest counts, and
-    /// of those with a [condition](MockReply::when) the latest whose condition holds. API calls have to carry a good
-    /// token first, unless it is a reply [without](MockReply::without_token); no other check is made of them. A
-    /// queued [failure](MockWechat::fail_next) comes before it.
+    /// A path that ends in `*` stands for all that begin so. Of several replies to a request the
+    /// latest counts, and of those with a [condition](MockReply::when) the latest whose condition
+    /// holds. API calls have to carry a good token first, unless it is a reply
+    /// [without](MockReply::without_token); no other check is made of them. A queued
+    /// [failure](MockWechat::fail_next) comes before it.
     ///
     /// # Panics
     ///
@@ -207,8 +208,8 @@ impl MockWechat {
 
     /// Whether bodies in chunked encoding are taken.
     ///
-    /// WeChat wants to know the length of every body: it answers others with the status 412 and nothing else. Turn this on
-    /// to test a client against a server that is not WeChat.
+    /// WeChat wants to know the length of every body: it answers others with the status 412 and
+    /// nothing else. Turn this on to test a client against a server that is not WeChat.
     pub fn accept_chunked(&self, accept: bool) {
         self.server.state().lock().settings.accept_chunked = accept;
     }
@@ -228,11 +229,11 @@ impl MockWechat {
         self.first().messages()
     }
 
-    /// Forgets the requests, with them the [`token_requests`](MockWechat::token_requests), and the messages of all
-    /// accounts.
+    /// Forgets the requests, with them the [`token_requests`](MockWechat::token_requests), and the
+    /// messages of all accounts.
     ///
-    /// Requests that are under way stay forgotten. Tokens, quotas, menus, replies of your own and the
-    /// controls stay as they are.
+    /// Requests that are under way stay forgotten. Tokens, quotas, menus, replies of your own and
+    /// the controls stay as they are.
     pub fn clear(&self) {
         let mut inner = self.server.state().lock();
         inner.log.clear();

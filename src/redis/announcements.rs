@@ -37,8 +37,8 @@ impl Announcements {
         }
     }
 
-    /// Waits until it is worth looking: at an announcement, or when the lease, with `left` to it, is over; and from time to time,
-    /// as not everybody announces.
+    /// Waits until it is worth looking: at an announcement, or when the lease, with `left` to it,
+    /// is over; and from time to time, as not everybody announces.
     pub(super) async fn next(&mut self, left: Duration) {
         // Those who look do not all look at once.
         let apart = 1.0 + fastrand::f64();
@@ -52,7 +52,8 @@ impl Announcements {
         match self {
             Announcements::Heard(messages) => {
                 match timeout(look_after, messages.next()).await {
-                    // Not all look at the same moment, and nobody as often as somebody else may announce.
+                    // Not all look at the same moment, and nobody as often as somebody else may
+                    // announce.
                     Ok(Some(_)) => sleep(Duration::from_millis(10).mul_f64(apart)).await,
                     Ok(None) => *self = Announcements::Unheard,
                     Err(_) => {}

@@ -15,7 +15,8 @@ pub struct CheckError {
 }
 
 impl CheckError {
-    /// Whether waiting is of no use: the password is wrong, a right is missing, or so is something of the settings.
+    /// Whether waiting is of no use: the password is wrong, a right is missing, or so is something
+    /// of the settings.
     ///
     /// Otherwise Redis is away, or is starting, and is used as soon as it is there.
     pub fn is_refusal(&self) -> bool {
@@ -41,10 +42,11 @@ impl<T> RedisTokens<T>
 where
     T: TokenSource,
 {
-    /// Connects to Redis and tries all that is going to be done there, within [`timeout`](RedisTokens::timeout).
+    /// Connects to Redis and tries all that is going to be done there, within
+    /// [`timeout`](RedisTokens::timeout).
     ///
-    /// For the start of a program, which without it learns of a wrong password when the first token is wanted. It neither asks the source nor
-    /// changes anything in Redis.
+    /// For the start of a program, which without it learns of a wrong password when the first token
+    /// is wanted. It neither asks the source nor changes anything in Redis.
     ///
     /// ```no_run
     /// # use tower_wechat::redis::RedisTokens;

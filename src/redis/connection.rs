@@ -1,4 +1,5 @@
-//! The way to Redis: one connection, opened when it is needed, closed when it is not, and opened again when it has failed.
+//! The way to Redis: one connection, opened when it is needed, closed when it is not, and opened
+//! again when it has failed.
 
 use std::future::Future;
 use std::io;
@@ -31,8 +32,9 @@ enum Way {
 
 /// A connection that can be made again: after a failover the same name leads to another server.
 ///
-/// Not the `ConnectionManager` of redis', which keeps a connection that answers no more (after a partition that may last until TCP
-/// gives up, a quarter of an hour later), and one to a master that has become a replica (redisson#3897).
+/// Not the `ConnectionManager` of redis', which keeps a connection that answers no more (after a
+/// partition that may last until TCP gives up, a quarter of an hour later), and one to a master
+/// that has become a replica (redisson#3897).
 struct Made {
     make: Box<Make>,
     connection: Mutex<Option<Arc<dyn Given>>>,
@@ -76,7 +78,8 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
         .await
 }
 
-/// Connects; where Redis lets nobody in, with its own words, which redis drops: it may just have no room for one more client.
+/// Connects; where Redis lets nobody in, with its own words, which redis drops: it may just have no
+/// room for one more client.
 async fn connect_or_say_why(client: &Client) -> Result<MultiplexedConnection, RedisError> {
     let error = match connect(client).await {
         Err(error) if error.kind() == ErrorKind::AuthenticationFailed => error,
@@ -154,7 +157,8 @@ impl Server {
         self.client.as_ref()
     }
 
-    /// How long one attempt may take: half of it all, so that a dead connection leaves time for a new one.
+    /// How long one attempt may take: half of it all, so that a dead connection leaves time for a
+    /// new one.
     pub(super) fn patience(&self) -> Duration {
         self.timeout / 2
     }
@@ -227,8 +231,8 @@ impl Server {
 
     /// Closes the connection when this is dropped, however it comes to that.
     ///
-    /// Between two questions lie hours: a connection kept for so long may be dead without anybody knowing, and with many accounts
-    /// there would be many.
+    /// Between two questions lie hours: a connection kept for so long may be dead without anybody
+    /// knowing, and with many accounts there would be many.
     pub(super) fn closing(&self) -> Closing<'_> {
         Closing(self)
     }

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use super::share::Want;
 use crate::token::{AccessToken, TokenError};
 
-/// What this process knows of tokens, and Redis does not: what it did while Redis was away has not reached it.
+/// What this process knows of tokens, and Redis does not: what it did while Redis was away has not
+/// reached it.
 #[derive(Default)]
 pub(super) struct Known {
     state: Mutex<State>,
@@ -35,8 +36,8 @@ impl Known {
         if former == Some(token) || state.given_up.contains(token) {
             return true;
         }
-        // All are made for the same time, so what ends sooner is older. It is no renewal; and where Redis has never known the former,
-        // that one may have voided it.
+        // All are made for the same time, so what ends sooner is older. It is no renewal; and where
+        // Redis has never known the former, that one may have voided it.
         let newest = match want {
             Want::Any => None,
             Want::Instead(rejected) => state.alone.as_ref().filter(|alone| *alone == rejected),
@@ -78,7 +79,8 @@ impl Known {
         state.silence = None;
     }
 
-    /// Redis cannot be used, and neither could the source, which the manager asks again if it is worth it.
+    /// Redis cannot be used, and neither could the source, which the manager asks again if it is
+    /// worth it.
     pub(super) fn keep_silence(&self, failed: &TokenError, silence: RedisError) {
         /// The longest pause between two attempts of the manager's, and a bit.
         const UNTIL_REPEATED: Duration = Duration::from_secs(3);

@@ -11,9 +11,10 @@ type Read = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 /// Where a shared token stands in Redis, and in which form.
 ///
-/// The token is the value of one key, whose TTL is its life; that is all that another program needs. Beside it are a key
-/// for the lease of whoever is getting a new one, a key for the refresh budget, and a channel on which a new token is
-/// announced (not told). Without a layout of your own they are, for the account `wx0123456789abcdef`,
+/// The token is the value of one key, whose TTL is its life; that is all that another program
+/// needs. Beside it are a key for the lease of whoever is getting a new one, a key for the refresh
+/// budget, and a channel on which a new token is announced (not told). Without a layout of your own
+/// they are, for the account `wx0123456789abcdef`,
 ///
 /// ```text
 /// tower-wechat:{wx0123456789abcdef}:access_token
@@ -22,7 +23,8 @@ type Read = dyn Fn(&str) -> Option<String> + Send + Sync;
 /// tower-wechat:{wx0123456789abcdef}:issued
 /// ```
 ///
-/// All of an account's keys have to be in one slot of a Redis Cluster, which is what the braces are for.
+/// All of an account's keys have to be in one slot of a Redis Cluster, which is what the braces are
+/// for.
 ///
 /// ```
 /// use std::time::Duration;
@@ -108,18 +110,18 @@ impl Layout {
 
     /// By how much the key's life is shorter than the token's; default: not at all.
     ///
-    /// For programs that use a token for as long as its key is there. A token with no more than this left is written with
-    /// what it has.
+    /// For programs that use a token for as long as its key is there. A token with no more than
+    /// this left is written with what it has.
     pub fn ends_early(mut self, by: Duration) -> Self {
         self.ends_early = by;
         self
     }
 
-    /// For how long another program may hold the lease; default: a minute with WxJava, else twice as long as
-    /// [`RedisTokens::lease`](super::RedisTokens::lease).
+    /// For how long another program may hold the lease; default: a minute with WxJava, else twice
+    /// as long as [`RedisTokens::lease`](super::RedisTokens::lease).
     ///
-    /// A lease that has longer to live, or no TTL, is cut to this: by a mistake, or after the clock of Redis was set back, it would
-    /// keep everybody waiting for years.
+    /// A lease that has longer to live, or no TTL, is cut to this: by a mistake, or after the clock
+    /// of Redis was set back, it would keep everybody waiting for years.
     pub fn longest_lock(mut self, longest: Duration) -> Self {
         self.lock = Some(longest);
         self
@@ -127,8 +129,8 @@ impl Layout {
 
     /// Another form of the value than the plain token.
     ///
-    /// `read` makes the token out of what `write` makes of one; `None` says that the value is none of the kind. Such a token cannot
-    /// be sealed.
+    /// `read` makes the token out of what `write` makes of one; `None` says that the value is none
+    /// of the kind. Such a token cannot be sealed.
     pub fn format(
         mut self,
         write: impl Fn(&AccessToken) -> String + Send + Sync + 'static,
@@ -212,7 +214,8 @@ impl Layout {
         };
         let token = Zeroizing::new(token);
         let whole = !token.is_empty() && token.len() <= LONGEST;
-        // No more is known of what WeChat may put into one, and a good one that is not taken would be asked for again and again.
+        // No more is known of what WeChat may put into one, and a good one that is not taken would
+        // be asked for again and again.
         (whole && !token.chars().any(|c| c.is_control() || c.is_whitespace())).then_some(token)
     }
 }

@@ -15,8 +15,9 @@ use super::trouble::text;
 
 /// What nobody else writes into a lease.
 ///
-/// In the form of a lock of the Java library jedis-lock, which WxJava has taken over: it breaks a lock whose value is not a UUID and
-/// a time to come, in milliseconds since 1970. When the lease really is over is up to its key.
+/// In the form of a lock of the Java library jedis-lock, which WxJava has taken over: it breaks a
+/// lock whose value is not a UUID and a time to come, in milliseconds since 1970. When the lease
+/// really is over is up to its key.
 fn new_owner() -> String {
     /// As long as one of jedis-lock's.
     const LONG: Duration = Duration::from_secs(60);
@@ -30,7 +31,8 @@ fn new_owner() -> String {
 
 /// The right to ask for a new token, until it is over or given back.
 ///
-/// Dropped without that, as when `issue_timeout` is over, it is given back in the background, so that nobody has to wait it out.
+/// Dropped without that, as when `issue_timeout` is over, it is given back in the background, so
+/// that nobody has to wait it out.
 pub(super) struct Lease {
     server: Arc<Server>,
     layout: Arc<Layout>,
@@ -85,7 +87,8 @@ impl Lease {
         }
     }
 
-    /// Whether there may be something to give back: from when it is asked for until it is known to be somebody else's, or over.
+    /// Whether there may be something to give back: from when it is asked for until it is known to
+    /// be somebody else's, or over.
     pub(super) fn hold(&mut self, hold: bool) {
         self.held = hold;
     }

@@ -27,8 +27,8 @@ macro_rules! got {
 
 /// `found` and `ttl` are what stands at the token's key.
 ///
-/// A key that lives longer than WeChat's tokens do is cut to their life here, where it happens once: each process that read it
-/// later would take it for new.
+/// A key that lives longer than WeChat's tokens do is cut to their life here, where it happens
+/// once: each process that read it later would take it for new.
 macro_rules! look {
     () => {
         concat!(
@@ -72,11 +72,13 @@ pub(super) static READ: LazyLock<Script> =
 
 /// Takes the lease, provided that the token still is what was seen (`ARGV[1]`).
 ///
-/// A lease of somebody else's that is to live for longer than any may (`ARGV[6]`), or for ever, lives for so long from now on.
+/// A lease of somebody else's that is to live for longer than any may (`ARGV[6]`), or for ever,
+/// lives for so long from now on.
 ///
-/// The budget is a leaky bucket whose level is the TTL of its key, which needs no clock. `ARGV[4]` is the size of the bucket in
-/// milliseconds, or less than none where nothing is to be counted, and `ARGV[5]` what one refresh adds. A level above the size is
-/// none that refreshes have made, and is cut to it.
+/// The budget is a leaky bucket whose level is the TTL of its key, which needs no clock. `ARGV[4]`
+/// is the size of the bucket in milliseconds, or less than none where nothing is to be counted, and
+/// `ARGV[5]` what one refresh adds. A level above the size is none that refreshes have made, and is
+/// cut to it.
 pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         look!(),
@@ -150,10 +152,11 @@ return redis.call('DEL', KEYS[1])
     ))
 });
 
-/// Writes the token (`ARGV[3]`) and gives the lease back; with it `ARGV[5]` milliseconds of the budget, which cannot happen twice.
+/// Writes the token (`ARGV[3]`) and gives the lease back; with it `ARGV[5]` milliseconds of the
+/// budget, which cannot happen twice.
 ///
-/// An owner whose lease is gone may write only if nobody holds one now, and the token is what it was (`ARGV[2]`) or gone as well, as
-/// after a restart of Redis.
+/// An owner whose lease is gone may write only if nobody holds one now, and the token is what it
+/// was (`ARGV[2]`) or gone as well, as after a restart of Redis.
 pub(super) static STORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         look!(),
@@ -177,7 +180,8 @@ return {'stored', '', 0}
     ))
 });
 
-/// Does all that the others do, and leaves nothing behind: what the user of Redis may not do shows before it is needed.
+/// Does all that the others do, and leaves nothing behind: what the user of Redis may not do shows
+/// before it is needed.
 pub(super) static CHECK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         got!("value", "KEYS[1]"),

@@ -56,7 +56,8 @@ pub(super) struct Price {
 }
 
 pub(super) enum Answer {
-    /// The token's key as it is, and the milliseconds that it has left; less than none where it does not expire.
+    /// The token's key as it is, and the milliseconds that it has left; less than none where it
+    /// does not expire.
     Found(Found, i64),
     Leased,
     /// Somebody else has it, for so much longer.

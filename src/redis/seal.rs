@@ -15,13 +15,15 @@ const NONCE: usize = 24;
 
 /// The keys by which tokens in Redis are sealed, and opened (feature `redis-seal`).
 ///
-/// What Redis holds then is the token encrypted and authenticated (XChaCha20-Poly1305), bound to the name of its key and to its
-/// account: whoever can read Redis cannot call WeChat, and whoever can write to it cannot slip in a token, nor one of another
-/// account. They still can delete a token, or put back one that was there before, which costs a refresh.
+/// What Redis holds then is the token encrypted and authenticated (XChaCha20-Poly1305), bound to
+/// the name of its key and to its account: whoever can read Redis cannot call WeChat, and whoever
+/// can write to it cannot slip in a token, nor one of another account. They still can delete a
+/// token, or put back one that was there before, which costs a refresh.
 ///
-/// A key is 32 bytes from a generator of random numbers, the same in all processes (`openssl rand -hex 32` prints one). To replace
-/// it, first have all processes [open](Seal::also_opens) what the new one seals, then have them seal by it, and then forget the old
-/// one: two processes that cannot open each other's tokens replace them in turn.
+/// A key is 32 bytes from a generator of random numbers, the same in all processes (`openssl rand
+/// -hex 32` prints one). To replace it, first have all processes [open](Seal::also_opens) what the
+/// new one seals, then have them seal by it, and then forget the old one: two processes that cannot
+/// open each other's tokens replace them in turn.
 ///
 /// ```
 /// use tower_wechat::redis::Seal;

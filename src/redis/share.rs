@@ -51,7 +51,8 @@ where
     pub(super) async fn get(&self, want: Want<'_>) -> Result<AccessToken, TokenError> {
         let layout = self.layout_or_why().map_err(TokenError::other)?;
         let shared = match self.known.silence() {
-            // The manager repeats at once what failed: once is enough to wait for a Redis that is away.
+            // The manager repeats at once what failed: once is enough to wait for a Redis that is
+            // away.
             Some(error) => Err(Failure::Redis(error)),
             None => {
                 let _closing = self.server.closing();
@@ -134,7 +135,8 @@ where
                     self.count("over_budget");
                     return Err(Failure::Token(TokenError::OverBudget));
                 }
-                // Halted since it was asked for, it may be over by now. Once is enough: Redis may be slow.
+                // Halted since it was asked for, it may be over by now. Once is enough: Redis may
+                // be slow.
                 Answer::Leased if !claimed_twice && asked_at.elapsed() >= self.lease => {
                     claimed_twice = true;
                 }
@@ -202,7 +204,8 @@ where
         match stored {
             Ok(Answer::Found(found, milliseconds)) => {
                 lease.hold(false);
-                // Somebody else took over. What they have written is newer; what they have not yet written will void ours.
+                // Somebody else took over. What they have written is newer; what they have not yet
+                // written will void ours.
                 self.count("superseded");
                 let newer = self.usable(layout, want, &found, milliseconds, stored_at);
                 tracing::warn!(
@@ -234,7 +237,8 @@ where
 
     /// Whether `token` cost nothing of the platform's quota for forced requests.
     fn cost_nothing(&self, token: &AccessToken, want: Want<'_>) -> bool {
-        // A source with a limit says itself what was free: the rejected token, again, may be what a forced request brought.
+        // A source with a limit says itself what was free: the rejected token, again, may be what a
+        // forced request brought.
         let unlimited = self.source.refresh_limit().is_none();
         token.came_free() || (unlimited && want.former() == Some(token))
     }

@@ -65,17 +65,20 @@ where
 {
     /// Shares the tokens of `source` in the Redis of `client`.
     ///
-    /// They stand where [`Layout`] says, under the source's appid. A connection is opened when a token is wanted and closed when it is
-    /// there; another one listens for as long as this process waits for one that gets a token.
+    /// They stand where [`Layout`] says, under the source's appid. A connection is opened when a
+    /// token is wanted and closed when it is there; another one listens for as long as this process
+    /// waits for one that gets a token.
     pub fn new(client: Client, source: T) -> Self {
         RedisTokens::over(Server::new(client), source)
     }
 
-    /// Shares them by connections that `connect` makes: of a cluster, or to the master that Sentinel names.
+    /// Shares them by connections that `connect` makes: of a cluster, or to the master that
+    /// Sentinel names.
     ///
-    /// One is made when a token is wanted, dropped when it is there, and made anew when it fails or leads to a server that takes no
-    /// writes (`READONLY`, `LOADING`, `CLUSTERDOWN`), as after a failover. Announcements are not listened to, so a process that waits
-    /// for a token looks for it every 50 to 100 ms.
+    /// One is made when a token is wanted, dropped when it is there, and made anew when it fails or
+    /// leads to a server that takes no writes (`READONLY`, `LOADING`, `CLUSTERDOWN`), as after a
+    /// failover. Announcements are not listened to, so a process that waits for a token looks for
+    /// it every 50 to 100 ms.
     ///
     /// ```
     /// use redis::cluster::ClusterClient;
@@ -100,11 +103,12 @@ where
         RedisTokens::over(Server::with_connections(connect), source)
     }
 
-    /// Shares them by one connection of your own, which has to connect again by itself when it has failed.
+    /// Shares them by one connection of your own, which has to connect again by itself when it has
+    /// failed.
     ///
-    /// It cannot be replaced from here. That of a `ConnectionManager` goes on to a master that has become a replica for as long as
-    /// it lives, and no token is shared then, as an error in the log says: use
-    /// [`with_connections`](RedisTokens::with_connections) where there are failovers.
+    /// It cannot be replaced from here. That of a `ConnectionManager` goes on to a master that has
+    /// become a replica for as long as it lives, and no token is shared then, as an error in the
+    /// log says: use [`with_connections`](RedisTokens::with_connections) where there are failovers.
     pub fn with_connection<C>(connection: C, source: T) -> Self
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
@@ -135,11 +139,13 @@ where
         }
     }
 
-    /// Where the token stands; needed for a source whose account does not say it, as a closure, or an application of WeCom's.
+    /// Where the token stands; needed for a source whose account does not say it, as a closure, or
+    /// an application of WeCom's.
     ///
     /// # Panics
     ///
-    /// With the feature `redis-seal`, when the token is to be sealed and other programs are to read it by this layout.
+    /// With the feature `redis-seal`, when the token is to be sealed and other programs are to read
+    /// it by this layout.
     #[track_caller]
     pub fn layout(mut self, layout: Layout) -> Self {
         self.layout = Some(Arc::new(layout));
@@ -150,11 +156,13 @@ where
 
     /// Has the token stand in Redis sealed (feature `redis-seal`): see [`Seal`](super::Seal).
     ///
-    /// A value that does not open is replaced, and a warning says so. All processes that share the token have the key.
+    /// A value that does not open is replaced, and a warning says so. All processes that share the
+    /// token have the key.
     ///
     /// # Panics
     ///
-    /// When the layout is one of WxJava's, or has a format of its own: other programs would have to open the token.
+    /// When the layout is one of WxJava's, or has a format of its own: other programs would have to
+    /// open the token.
     #[cfg(feature = "redis-seal")]
     #[track_caller]
     pub fn sealed(mut self, seal: super::seal::Seal) -> Self {
@@ -191,7 +199,8 @@ where
         self
     }
 
-    /// After what time somebody else may ask for a token in place of one who died at it; default 3 s, and 100 ms at least.
+    /// After what time somebody else may ask for a token in place of one who died at it; default 3
+    /// s, and 100 ms at least.
     ///
     /// A process that is halted for longer while it asks costs one more token request.
     pub fn lease(mut self, lease: Duration) -> Self {
@@ -201,7 +210,9 @@ where
 
     /// How long Redis may take before it counts as away, all attempts together; default 2 s.
     ///
-    /// Half of it is for each attempt, connecting included, so that a connection that has died leaves time for another. It should be a good deal less than the manager's `issue_timeout` (10 s), or there is no time left to ask the source.
+    /// Half of it is for each attempt, connecting included, so that a connection that has died
+    /// leaves time for another. It should be a good deal less than the manager's `issue_timeout`
+    /// (10 s), or there is no time left to ask the source.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         // Nothing but this has a clone of it yet.
         if let Some(server) = Arc::get_mut(&mut self.server) {
@@ -210,11 +221,12 @@ where
         self
     }
 
-    /// How many refreshes of a rejected token all processes are allowed together: `burst` at once, then one more every `per`;
-    /// default: what the source says ([`refresh_limit`](TokenSource::refresh_limit)), or 5 and 60 s.
+    /// How many refreshes of a rejected token all processes are allowed together: `burst` at once,
+    /// then one more every `per`; default: what the source says
+    /// ([`refresh_limit`](TokenSource::refresh_limit)), or 5 and 60 s.
     ///
-    /// What costs the platform nothing costs nothing of this: a token that another process has got, or that came without a forced
-    /// request. Each manager has a budget of its own besides.
+    /// What costs the platform nothing costs nothing of this: a token that another process has got,
+    /// or that came without a forced request. Each manager has a budget of its own besides.
     pub fn refresh_budget(mut self, burst: u32, per: Duration) -> Self {
         let limit = RateLimit::new(burst, per);
         self.limit = Some(limit);

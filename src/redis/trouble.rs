@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError, RetryMethod};
 
-/// Whether another connection, or a moment's patience, may help: with a Redis that starts, or hands over to another.
+/// Whether another connection, or a moment's patience, may help: with a Redis that starts, or hands
+/// over to another.
 pub(super) fn may_pass(error: &RedisError) -> bool {
     if matches!(
         error.kind(),
@@ -31,7 +32,8 @@ pub(super) fn may_pass(error: &RedisError) -> bool {
         || says("max number of clients")
 }
 
-/// Whether Redis has answered, and will answer the same until a person mends something: a wrong password, a right that is missing.
+/// Whether Redis has answered, and will answer the same until a person mends something: a wrong
+/// password, a right that is missing.
 pub(super) fn is_refusal(error: &RedisError) -> bool {
     !may_pass(error)
 }
@@ -57,7 +59,8 @@ pub(super) fn text(error: &RedisError) -> String {
         // An answer of another form is printed by redis with all that was in it.
         return format!("Redis cannot be understood: {}", error.category());
     };
-    // Arguments of a command that Redis does not know or may not run may be tokens, and so may what is quoted.
+    // Arguments of a command that Redis does not know or may not run may be tokens, and so may what
+    // is quoted.
     let told = detail.split("with args").next().unwrap_or_default();
     let told: String = told
         .split(['\'', '"', '`'])
@@ -67,7 +70,8 @@ pub(super) fn text(error: &RedisError) -> String {
     format!("Redis refuses: {code} {}", told.trim())
 }
 
-/// The names of commands are the only thing in quotes that an operator needs, and no token is so short.
+/// The names of commands are the only thing in quotes that an operator needs, and no token is so
+/// short.
 fn is_command(quoted: &str) -> bool {
     quoted.len() <= 20
         && quoted

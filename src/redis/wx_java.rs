@@ -6,18 +6,22 @@ use std::time::Duration;
 use super::layout::Layout;
 
 impl Layout {
-    /// What WxJava has for official accounts (`WxMpRedisConfigImpl`), so that this program and those share one token.
+    /// What WxJava has for official accounts (`WxMpRedisConfigImpl`), so that this program and
+    /// those share one token.
     ///
-    /// The token is a plain string at `PREFIX:access_token:APPID`, the prefix being `wx` unless yours is another. Its TTL is the
-    /// token's life, as WxJava has it since 4.6.0; before, it ended 200 s early, and an older WxJava is joined by
-    /// `.ends_early(Duration::from_secs(200))`. The lease is WxJava's lock, `PREFIX:lock:APPID:accessTokenLock`, in a form that it
-    /// takes with `RedisTemplate` and with Jedis: while one side asks WeChat the other waits.
+    /// The token is a plain string at `PREFIX:access_token:APPID`, the prefix being `wx` unless
+    /// yours is another. Its TTL is the token's life, as WxJava has it since 4.6.0; before, it
+    /// ended 200 s early, and an older WxJava is joined by `.ends_early(Duration::from_secs(200))`.
+    /// The lease is WxJava's lock, `PREFIX:lock:APPID:accessTokenLock`, in a form that it takes
+    /// with `RedisTemplate` and with Jedis: while one side asks WeChat the other waits.
     ///
-    /// With Redisson that lock has another form. This program waits for such a lock, but Redisson fails on a string at its key: give
-    /// [`lease`](Layout::lease) another key then, at the price of a token request too many where both sides refresh at one
-    /// moment. The same goes for a Redis Cluster, unless the prefix has a hash tag. A Java process that dies with the lock keeps
-    /// everybody waiting for as long as it has taken it, 60 s by WxJava's default, and a minute at most
-    /// ([`longest_lock`](Layout::longest_lock)). All names begin with the prefix, as an ACL may want. Such a token cannot be sealed.
+    /// With Redisson that lock has another form. This program waits for such a lock, but Redisson
+    /// fails on a string at its key: give [`lease`](Layout::lease) another key then, at the price
+    /// of a token request too many where both sides refresh at one moment. The same goes for a
+    /// Redis Cluster, unless the prefix has a hash tag. A Java process that dies with the lock
+    /// keeps everybody waiting for as long as it has taken it, 60 s by WxJava's default, and a
+    /// minute at most ([`longest_lock`](Layout::longest_lock)). All names begin with the prefix, as
+    /// an ACL may want. Such a token cannot be sealed.
     ///
     /// ```
     /// use tower_wechat::redis::Layout;
@@ -34,8 +38,8 @@ impl Layout {
 
     /// What WxJava has for mini programs (`WxMaRedisBetterConfigImpl`).
     ///
-    /// As [`wx_java_mp`](Layout::wx_java_mp), but that WxJava has the TTL end 200 s before the token does; the prefix is `wa`
-    /// unless yours is another.
+    /// As [`wx_java_mp`](Layout::wx_java_mp), but that WxJava has the TTL end 200 s before the
+    /// token does; the prefix is `wa` unless yours is another.
     ///
     /// ```
     /// use tower_wechat::redis::Layout;
@@ -50,10 +54,12 @@ impl Layout {
         Layout::wx_java_mp(prefix, appid).ends_early(Duration::from_secs(200))
     }
 
-    /// What WxJava has for an application of WeCom's (`WxCpRedisTemplateConfigImpl`, `WxCpJedisConfigImpl` and their kind).
+    /// What WxJava has for an application of WeCom's (`WxCpRedisTemplateConfigImpl`,
+    /// `WxCpJedisConfigImpl` and their kind).
     ///
-    /// The token is a plain string at `PREFIX:wechat_cp_access_token_key:CORPID:AGENTID`, or without `PREFIX:` if the prefix is
-    /// empty, and its TTL is the token's life. For the rest see [`wx_java_mp`](Layout::wx_java_mp).
+    /// The token is a plain string at `PREFIX:wechat_cp_access_token_key:CORPID:AGENTID`, or
+    /// without `PREFIX:` if the prefix is empty, and its TTL is the token's life. For the rest see
+    /// [`wx_java_mp`](Layout::wx_java_mp).
     ///
     /// ```
     /// use tower_wechat::redis::Layout;

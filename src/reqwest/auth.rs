@@ -21,9 +21,9 @@ use crate::service::WechatAuth;
 
 /// [`WechatAuthLayer`] for services that take reqwest's requests and give its replies.
 ///
-/// The service that it makes has the types of the one that it wraps, the error too: it goes wherever
-/// an SDK takes a layer over its reqwest client. An SDK that fetches tokens by itself also wants
-/// [`answer_token_requests`](WechatAuthLayer::answer_token_requests).
+/// The service that it makes has the types of the one that it wraps, the error too: it goes
+/// wherever an SDK takes a layer over its reqwest client. An SDK that fetches tokens by itself also
+/// wants [`answer_token_requests`](WechatAuthLayer::answer_token_requests).
 ///
 /// ```
 /// use tower::Layer;
@@ -71,17 +71,18 @@ impl<S> Layer<S> for ReqwestAuthLayer {
 
 /// A WeChat client of reqwest's types whose token never dies; made by [`ReqwestAuthLayer`].
 ///
-/// In the extensions of each reply is an [`AuthOutcome`](crate::AuthOutcome); its URL is without the token.
+/// In the extensions of each reply is an [`AuthOutcome`](crate::AuthOutcome); its URL is without
+/// the token.
 ///
 /// # Readiness
 ///
-/// `poll_ready` is the inner service's. A caller that does not ask may still call: the service is made ready
-/// by the future then, as `oneshot` would.
+/// `poll_ready` is the inner service's. A caller that does not ask may still call: the service is
+/// made ready by the future then, as `oneshot` would.
 ///
 /// # Extensions of a request
 ///
-/// [`SkipAuth`](crate::SkipAuth), and what [`select`](WechatAuthLayer::select) looks at, are extensions. reqwest's
-/// builder has none, but a request that is made of http's keeps them:
+/// [`SkipAuth`](crate::SkipAuth), and what [`select`](WechatAuthLayer::select) looks at, are
+/// extensions. reqwest's builder has none, but a request that is made of http's keeps them:
 ///
 /// ```
 #[doc = concat!("# use ", module!(), " as reqwest;")]
@@ -130,7 +131,8 @@ where
     ///
     /// # Errors
     ///
-    /// reqwest's own, without a URL. An errcode of WeChat's is a reply, and so is that there is no token.
+    /// reqwest's own, without a URL. An errcode of WeChat's is a reply, and so is that there is no
+    /// token.
     pub fn execute(&self, request: Request) -> ReqwestAuthFuture<S> {
         self.clone().call(request)
     }

@@ -13,8 +13,8 @@ impl RequestBody for Body {
         let Some(length) = self.as_bytes().map(<[u8]>::len) else {
             return ReplayBody::new(self).capture(keep).map(Body::wrap);
         };
-        // Taken out by a poll, for `Body` is not `Clone` and lends only a slice. Made of `Bytes` both
-        // stay what reqwest itself can send again, after a redirect or a lost connection.
+        // Taken out by a poll, for `Body` is not `Clone` and lends only a slice. Made of `Bytes`
+        // both stay what reqwest itself can send again, after a redirect or a lost connection.
         let mut cx = Context::from_waker(Waker::noop());
         let bytes = match Pin::new(&mut self).poll_frame(&mut cx) {
             Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),

@@ -20,7 +20,8 @@ pub(super) fn into_http(request: Request) -> Result<http::Request<Body>, Error> 
     http::Request::try_from(request).map_err(Error::without_url)
 }
 
-/// The layer's reply in reqwest's type; `url` is where one that the layer made would have come from.
+/// The layer's reply in reqwest's type; `url` is where one that the layer made would have come
+/// from.
 pub(super) fn into_reqwest(reply: http::Response<ReplyBody<Body>>, url: Url) -> Response {
     let outcome = reply.extensions().get::<AuthOutcome>();
     let made = outcome.is_some_and(AuthOutcome::answered);
@@ -104,7 +105,8 @@ impl Sent {
         let mut told = String::new();
         let mut next = Some(error);
         while let Some(error) = next {
-            // Nothing that writes into a `String` fails, and an error that does has said what it could.
+            // Nothing that writes into a `String` fails, and an error that does has said what it
+            // could.
             let _ = write!(told, "{error}\n{error:?}\n");
             next = error.source();
         }

@@ -13,9 +13,10 @@ use super::reqwest::{Body, Client, Error, Request, Response};
 
 /// A `reqwest::Client` as a service of http's types, to build a stack on.
 ///
-/// Takes `http::Request`s with reqwest's body and gives `http::Response`s with it; so the layer, and those
-/// of tower-http, wrap it. What goes in and out is converted, not copied: a body that is in memory
-/// stays one that reqwest can send again, and a timeout set on a reqwest request stays with it.
+/// Takes `http::Request`s with reqwest's body and gives `http::Response`s with it; so the layer,
+/// and those of tower-http, wrap it. What goes in and out is converted, not copied: a body that is
+/// in memory stays one that reqwest can send again, and a timeout set on a reqwest request stays
+/// with it.
 ///
 /// ```
 #[doc = concat!("# use ", module!(), " as reqwest;")]

@@ -42,21 +42,23 @@ use crate::layer::WechatAuthLayer;
 ///
 /// # Where it goes
 ///
-/// Last, next to the client: `.with(TracingMiddleware::default()).with(RetryTransientMiddleware::…).with(layer)`. What is traced
-/// before it has no token in it, and a retry comes by again and gets the token of the day. A middleware after it sees
-/// the token in every URL.
+/// Last, next to the client:
+/// `.with(TracingMiddleware::default()).with(RetryTransientMiddleware::…).with(layer)`. What is
+/// traced before it has no token in it, and a retry comes by again and gets the token of the day. A
+/// middleware after it sees the token in every URL.
 ///
-/// reqwest-retry refuses a request whose body is a stream, as a multipart form is, before the layer sees it: upload with a
-/// client that has the layer and no retries.
+/// reqwest-retry refuses a request whose body is a stream, as a multipart form is, before the layer
+/// sees it: upload with a client that has the layer and no retries.
 ///
 /// What a request is given `with_extension` is seen by [`select`](WechatAuthLayer::select), and
 /// [`SkipAuth`](crate::SkipAuth) works so.
 ///
 /// # Errors
 ///
-/// `Error::Middleware` with [`tower_wechat::Error`](crate::Error) in it when there is no token, or no room for the body: the call was not sent. Other
-/// errors are the client's, without a URL; one of another middleware's that would print the token is
-/// put into a `tower_wechat::Error`, which does not print it.
+/// `Error::Middleware` with [`tower_wechat::Error`](crate::Error) in it when there is no token, or
+/// no room for the body: the call was not sent. Other errors are the client's, without a URL; one
+/// of another middleware's that would print the token is put into a `tower_wechat::Error`, which
+/// does not print it.
 ///
 /// ```
 /// fn errcode_of_token_request(error: &reqwest_middleware::Error) -> Option<i64> {
@@ -75,7 +77,8 @@ impl Middleware for WechatAuthLayer {
         let url = request.url().clone();
         let mut request = convert::into_http(request)?;
         request.extensions_mut().extend(extensions.clone());
-        // Declared before what borrows from it: also where the call is given up, it is dropped last.
+        // Declared before what borrows from it: also where the call is given up, it is dropped
+        // last.
         let lent = Lent::new(extensions);
         let mut service = self.layer(Rest {
             next,

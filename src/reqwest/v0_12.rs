@@ -1,6 +1,7 @@
 //! Clients of reqwest 0.12, and SDKs built on them.
 //!
-//! What it does, and how, is written at the module for reqwest 0.13, `reqwest`; the names are the same.
+//! What it does, and how, is written at the module for reqwest 0.13, `reqwest`; the names are the
+//! same.
 //!
 //! ```
 //! # use reqwest_0_12 as reqwest;

@@ -42,26 +42,30 @@
 //! # What does not get out
 //!
 //! The token is in the URL, and reqwest likes to show URLs. So errors come without one, and
-//! [`Response::url`](::reqwest::Response::url) comes without the secrets that were sent in it: the parameters whose name
-//! ends in `access_token` or `secret`. An error that tells such a secret in another way (one within it, about
-//! the place that a redirect leads to) is replaced by one that does not.
+//! [`Response::url`](::reqwest::Response::url) comes without the secrets that were sent in it: the
+//! parameters whose name ends in `access_token` or `secret`. An error that tells such a secret in
+//! another way (one within it, about the place that a redirect leads to) is replaced by one that
+//! does not.
 //!
-//! One thing only the client can prevent: reqwest sends the URL of a request that is redirected on to the
-//! other host, as `Referer`. A client of [`client_builder`] does not; on one of your own turn it off with
-//! `.referer(false)`. Where an SDK makes its own client and lets you wrap it, wrap one of yours in its place:
-//! `layer_fn(move |_sdks_client| wechat.clone())` with tower's `layer_fn`.
+//! One thing only the client can prevent: reqwest sends the URL of a request that is redirected on
+//! to the other host, as `Referer`. A client of [`client_builder`] does not; on one of your own
+//! turn it off with `.referer(false)`. Where an SDK makes its own client and lets you wrap it, wrap
+//! one of yours in its place: `layer_fn(move |_sdks_client| wechat.clone())` with tower's
+//! `layer_fn`.
 //!
-//! And one is left where it is: the URI that was sent is in the extensions of each reply, for whoever asks for
-//! tower-http's `RequestUri`, since reqwest follows redirects by that crate.
+//! And one is left where it is: the URI that was sent is in the extensions of each reply, for
+//! whoever asks for tower-http's `RequestUri`, since reqwest follows redirects by that crate.
 //!
 //! # Timeouts and TLS
 //!
-//! A timeout of the client's or of a request's counts for each sending: a call that is replayed can take
-//! twice as long, and the wait for a token is not in it (the manager's `issue_timeout` bounds that).
+//! A timeout of the client's or of a request's counts for each sending: a call that is replayed can
+//! take twice as long, and the wait for a token is not in it (the manager's `issue_timeout` bounds
+//! that).
 //!
-//! This crate turns on no feature of reqwest's by itself. TLS is there when your own dependency on reqwest has
-//! it, as it has by default; where there is none, turn on the feature `rustls` of this crate. Without TLS a request
-//! to WeChat fails with "invalid URL, scheme is not http", and a request for a token with "no connection".
+//! This crate turns on no feature of reqwest's by itself. TLS is there when your own dependency on
+//! reqwest has it, as it has by default; where there is none, turn on the feature `rustls` of this
+//! crate. Without TLS a request to WeChat fails with "invalid URL, scheme is not http", and a
+//! request for a token with "no connection".
 
 use ::reqwest;
 

@@ -13,7 +13,8 @@ use tokio::time::{Sleep, sleep};
 
 use crate::token::BoxError;
 
-/// tower-http's `TimeoutBody` counts the time in which nobody asks for more, too, and hides how long a body is.
+/// tower-http's `TimeoutBody` counts the time in which nobody asks for more, too, and hides how
+/// long a body is.
 pub(super) struct WatchedBody<B> {
     body: B,
     pause: Duration,

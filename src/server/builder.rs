@@ -72,7 +72,8 @@ impl<K> ServerBuilder<K> {
     /// One account, and where its tokens come from; repeatable.
     ///
     /// The server keeps the token fresh, with nobody asking for it. With
-    /// [`ClientCredential`](crate::ClientCredential) it has to be the only one that refreshes this account.
+    /// [`ClientCredential`](crate::ClientCredential) it has to be the only one that refreshes this
+    /// account.
     pub fn account(mut self, appid: impl Into<String>, tokens: TokenManager) -> Self {
         self.shared.accounts.push((appid.into(), tokens));
         self
@@ -80,7 +81,8 @@ impl<K> ServerBuilder<K> {
 
     /// One of those who may ask, for every account; repeatable.
     ///
-    /// The name is for logs and metrics. By the secret the server knows who asks, so each has its own, of 16 bytes at least.
+    /// The name is for logs and metrics. By the secret the server knows who asks, so each has its
+    /// own, of 16 bytes at least.
     pub fn client(self, name: impl Into<String>, secret: impl Into<String>) -> Self {
         self.add_client(name.into(), secret.into(), None)
     }
@@ -105,7 +107,8 @@ impl<K> ServerBuilder<K> {
         self
     }
 
-    /// How often each client may ask for a token: `burst` times at once, then once more every `per`; default 1000 and 100 ms.
+    /// How often each client may ask for a token: `burst` times at once, then once more every
+    /// `per`; default 1000 and 100 ms.
     ///
     /// Past it: 45009. A gateway's calls are not counted.
     pub fn rate_limit(mut self, burst: u32, per: Duration) -> Self {
@@ -113,17 +116,17 @@ impl<K> ServerBuilder<K> {
         self
     }
 
-    /// How often each client may have a rejected token of an account replaced: `burst` times at once,
-    /// then once more every `per`; default: half of what the account may, or
-    /// all of it if there is one client only.
+    /// How often each client may have a rejected token of an account replaced: `burst` times at
+    /// once, then once more every `per`; default: half of what the account may, or all of it if
+    /// there is one client only.
     ///
     /// So one client that is wrong about its tokens leaves the others what they need. A refresh is
-    /// charged to the client that causes it, when it takes off. The client gets it back if the call is
-    /// accepted when it is sent again, or if the refresh cost WeChat's quota nothing. Past the limit the
-    /// token server gives the current token as it is, and a gateway does not refresh because of this
-    /// client's calls; a warning names the client. The last refresh that an account has is kept for a
-    /// client that has had none. Each server counts by itself: with several replicas set this to the
-    /// part of one. The account's own limit is
+    /// charged to the client that causes it, when it takes off. The client gets it back if the call
+    /// is accepted when it is sent again, or if the refresh cost WeChat's quota nothing. Past the
+    /// limit the token server gives the current token as it is, and a gateway does not refresh
+    /// because of this client's calls; a warning names the client. The last refresh that an account
+    /// has is kept for a client that has had none. Each server counts by itself: with several
+    /// replicas set this to the part of one. The account's own limit is
     /// [`refresh_budget`](crate::TokenManagerBuilder::refresh_budget): WeChat itself replaces 20
     /// [`StableToken`](crate::StableToken)s a day.
     pub fn refresh_limit(mut self, burst: u32, per: Duration) -> Self {
@@ -133,8 +136,8 @@ impl<K> ServerBuilder<K> {
 
     /// What `GET /metrics` answers with; default: there is no such path.
     ///
-    /// All counts go through the facade of the `metrics` crate, to the recorder that the program has installed. With
-    /// `metrics-exporter-prometheus`:
+    /// All counts go through the facade of the `metrics` crate, to the recorder that the program
+    /// has installed. With `metrics-exporter-prometheus`:
     ///
     /// ```
     /// use metrics_exporter_prometheus::PrometheusBuilder;

@@ -248,7 +248,8 @@ impl Calls {
         Ok(call)
     }
 
-    /// Boxed, as the compiler does not see that the future can go to another thread where it is awaited.
+    /// Boxed, as the compiler does not see that the future can go to another thread where it is
+    /// awaited.
     fn send(&self, call: Request) -> BoxFuture<Result<http::Response<ReplyBody<Body>>, Error>> {
         Box::pin(self.wechat.clone().oneshot(call))
     }
@@ -311,8 +312,8 @@ fn length(body: &Body, headers: &HeaderMap) -> Option<u64> {
         .or_else(|| headers::length(headers))
 }
 
-/// Whether a client failed before it had a connection, so that nothing was sent. Its own types are not known here: hyper-util's,
-/// which reqwest's has within, is known by what it says.
+/// Whether a client failed before it had a connection, so that nothing was sent. Its own types are
+/// not known here: hyper-util's, which reqwest's has within, is known by what it says.
 fn is_of_connecting(error: &(dyn StdError + 'static)) -> bool {
     let refused = error
         .downcast_ref::<io::Error>()

@@ -45,8 +45,8 @@ impl Ledger {
         }
     }
 
-    /// Whether there is one for a client that has had some already, or for one that has had none. The
-    /// last one is for those who have had none: two clients that are wrong leave it to a third.
+    /// Whether there is one for a client that has had some already, or for one that has had none.
+    /// The last one is for those who have had none: two clients that are wrong leave it to a third.
     fn has_one_for(&self, has_had_some: bool, now: Instant) -> bool {
         lock(&self.left).left(now) > u32::from(has_had_some && self.keeps_last)
     }
@@ -101,8 +101,8 @@ struct State {
     charged: VecDeque<AccessToken>,
 }
 
-/// Half of what the account has, so that one client leaves the others as much; all of it if there are
-/// no others.
+/// Half of what the account has, so that one client leaves the others as much; all of it if there
+/// are no others.
 pub(super) fn share_of(account: RateLimit, clients: usize) -> RateLimit {
     if clients < 2 {
         return account;

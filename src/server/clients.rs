@@ -77,8 +77,8 @@ impl Client {
         budget.take(Instant::now())
     }
 
-    /// How often it may have a rejected token of an account replaced that allows `account` to all of so
-    /// many `clients`.
+    /// How often it may have a rejected token of an account replaced that allows `account` to all
+    /// of so many `clients`.
     pub(super) fn refresh_limit(&self, account: RateLimit, clients: usize) -> RateLimit {
         self.refreshes.unwrap_or_else(|| share_of(account, clients))
     }

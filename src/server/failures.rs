@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// What the first failures wait for, and no later one: about a second in all. SDKs ask for a token under a lock, and one mistyped
-/// secret would hold up every caller of theirs. What keeps guesses out is the length of secrets.
+/// What the first failures wait for, and no later one: about a second in all. SDKs ask for a token
+/// under a lock, and one mistyped secret would hold up every caller of theirs. What keeps guesses
+/// out is the length of secrets.
 const DELAYS: [Duration; 3] = [
     Duration::from_millis(250),
     Duration::from_millis(250),
@@ -22,8 +23,8 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// Past so many, who failed longest ago is forgotten: their number is not ours to choose.
 const MOST_KNOWN: usize = 4096;
 
-/// Waiting costs memory and a connection. Past so many the answer comes at once; it is secrets too long to be guessed that
-/// keep somebody out who has that many connections.
+/// Waiting costs memory and a connection. Past so many the answer comes at once; it is secrets too
+/// long to be guessed that keep somebody out who has that many connections.
 const MOST_WAITING: usize = 1024;
 const MOST_WAITING_OF_ONE: usize = 32;
 
@@ -91,8 +92,8 @@ impl Failures {
         }
     }
 
-    /// A warning for the first, second, fourth and so on, and [`MOST_NAMED`] in a minute: whoever tries a million times, from
-    /// as many addresses, must not fill a disk.
+    /// A warning for the first, second, fourth and so on, and [`MOST_NAMED`] in a minute: whoever
+    /// tries a million times, from as many addresses, must not fill a disk.
     fn tell(
         &self,
         address: Option<IpAddr>,
@@ -115,7 +116,8 @@ impl Failures {
         }
     }
 
-    /// Whether one more may be named. One that may not is counted, for one line at the end of the minute.
+    /// Whether one more may be named. One that may not is counted, for one line at the end of the
+    /// minute.
     fn may_name(&self, now: Instant) -> bool {
         let mut log = lock(&self.log);
         if now >= log.since + WINDOW && log.unnamed == 0 {

@@ -21,12 +21,14 @@ use crate::token::BoxError;
 /// As long as what HMAC-SHA256 makes of it.
 const SHORTEST_KEY: usize = 32;
 
-/// One token for every process and every language: passes calls on to WeChat, with the real token in place of its own.
+/// One token for every process and every language: passes calls on to WeChat, with the real token
+/// in place of its own.
 ///
-/// A client asks the gateway for a token as it would ask WeChat, gets one of the gateway's own, and makes its calls to
-/// the gateway with it. It never sees a token of WeChat's, and is not told when one dies: the gateway refreshes and sends the
-/// call again, and where even that does not help, it says so in an errcode of its own ([`server`](crate::server#endpoints)). Bodies
-/// stream in both directions, but one that comes in chunks is collected first: WeChat wants its length.
+/// A client asks the gateway for a token as it would ask WeChat, gets one of the gateway's own, and
+/// makes its calls to the gateway with it. It never sees a token of WeChat's, and is not told when
+/// one dies: the gateway refreshes and sends the call again, and where even that does not help, it
+/// says so in an errcode of its own ([`server`](crate::server#endpoints)). Bodies stream in both
+/// directions, but one that comes in chunks is collected first: WeChat wants its length.
 ///
 /// ```
 /// # use axum::body::Body;
@@ -58,25 +60,28 @@ const SHORTEST_KEY: usize = 32;
 ///
 /// # The client that it asks WeChat with
 ///
-/// Any service of http's types whose request body is `axum::body::Body`, such as hyper-util's client. A reqwest client is one
-/// as `HttpClient::new(client).map_request(from_axum)`, both of the module `reqwest`, with tower's `ServiceExt`. It should not
-/// follow redirects, which clients do themselves.
+/// Any service of http's types whose request body is `axum::body::Body`, such as hyper-util's
+/// client. A reqwest client is one as `HttpClient::new(client).map_request(from_axum)`, both of the
+/// module `reqwest`, with tower's `ServiceExt`. It should not follow redirects, which clients do
+/// themselves.
 ///
 /// # What it did
 ///
-/// Replies that were passed on have [`AuthOutcome`](crate::AuthOutcome) in their extensions, for layers of your own around the router.
+/// Replies that were passed on have [`AuthOutcome`](crate::AuthOutcome) in their extensions, for
+/// layers of your own around the router.
 ///
 /// # What can be reached
 ///
-/// One origin, [`upstream`](ServerBuilder::upstream), and of that the folders of WeChat's server API, or those that
-/// [`paths`](ServerBuilder::paths) lists. Never passed on are paths that take another token or the AppSecret (`/sns/*`,
-/// `/cgi-bin/component/*`, WeCom's `/cgi-bin/gettoken`), and `/cgi-bin/openapi/rid/get`, which tells the token of an earlier
-/// call. Every path but the token requests' wants a good token, in the query and once.
+/// One origin, [`upstream`](ServerBuilder::upstream), and of that the folders of WeChat's server
+/// API, or those that [`paths`](ServerBuilder::paths) lists. Never passed on are paths that take
+/// another token or the AppSecret (`/sns/*`, `/cgi-bin/component/*`, WeCom's `/cgi-bin/gettoken`),
+/// and `/cgi-bin/openapi/rid/get`, which tells the token of an earlier call. Every path but the
+/// token requests' wants a good token, in the query and once.
 ///
 /// # Limits
 ///
-/// Every call holds at most [`replay_limit`](ServerBuilder::replay_limit) bytes of its body, and all of them
-/// [`replay_budget`](ServerBuilder::replay_budget) bytes together.
+/// Every call holds at most [`replay_limit`](ServerBuilder::replay_limit) bytes of its body, and
+/// all of them [`replay_budget`](ServerBuilder::replay_budget) bytes together.
 #[derive(Clone)]
 pub struct Gateway {
     http: Http,
@@ -113,7 +118,8 @@ impl Gateway {
 impl ServerBuilder<Gateway> {
     /// Where calls are passed on to; default `https://api.weixin.qq.com`.
     ///
-    /// An origin: a scheme, a host, and maybe a port. [`build`](ServerBuilder::build) says whether it is one.
+    /// An origin: a scheme, a host, and maybe a port. [`build`](ServerBuilder::build) says whether
+    /// it is one.
     pub fn upstream(mut self, origin: impl Into<String>) -> Self {
         self.kind.upstream = origin.into();
         self
@@ -127,7 +133,8 @@ impl ServerBuilder<Gateway> {
         self
     }
 
-    /// What the gateway's tokens are signed with, 32 bytes or more; default: random ones, so that a restart voids all tokens.
+    /// What the gateway's tokens are signed with, 32 bytes or more; default: random ones, so that a
+    /// restart voids all tokens.
     ///
     /// Gateways with the same key, accounts and clients take each other's tokens.
     pub fn signing_key(mut self, key: impl AsRef<[u8]>) -> Self {
@@ -151,8 +158,9 @@ impl ServerBuilder<Gateway> {
 
     /// How many bytes of a call's body are kept for a replay; default 16 MiB.
     ///
-    /// See [`WechatAuthLayer::replay_limit`](crate::WechatAuthLayer::replay_limit). A body that comes in chunks is collected before it
-    /// is passed on, and may not be larger than this. Past it: status 413.
+    /// See [`WechatAuthLayer::replay_limit`](crate::WechatAuthLayer::replay_limit). A body that
+    /// comes in chunks is collected before it is passed on, and may not be larger than this. Past
+    /// it: status 413.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.kind.limits.replay_bytes = bytes;
         self
@@ -160,9 +168,10 @@ impl ServerBuilder<Gateway> {
 
     /// How many bytes of bodies are kept at a time, of all calls together; default 256 MiB.
     ///
-    /// Where there are several clients, none of them gets more than half of it. Past it a body with a Content-Length is passed on
-    /// without a copy, and one that comes in chunks waits up to 10 s for room; then: status 503. See
-    /// [`ReplayBudget`](crate::ReplayBudget), also for how large one body may be.
+    /// Where there are several clients, none of them gets more than half of it. Past it a body with
+    /// a Content-Length is passed on without a copy, and one that comes in chunks waits up to 10 s
+    /// for room; then: status 503. See [`ReplayBudget`](crate::ReplayBudget), also for how large
+    /// one body may be.
     pub fn replay_budget(mut self, bytes: usize) -> Self {
         self.kind.limits.replay_total = bytes;
         self
@@ -174,20 +183,22 @@ impl ServerBuilder<Gateway> {
         self
     }
 
-    /// How long the body of a call may pause, and that of a reply; default 30 s. Past it: status 408, and
-    /// of a reply an error, or, where its beginning has gone out, its end.
+    /// How long the body of a call may pause, and that of a reply; default 30 s. Past it: status
+    /// 408, and of a reply an error, or, where its beginning has gone out, its end.
     pub fn body_pause(mut self, pause: Duration) -> Self {
         self.kind.limits.body_pause = pause;
         self
     }
 
-    /// How many bytes the target and the headers of a call may have; default 32 KiB. Past it: status 431.
+    /// How many bytes the target and the headers of a call may have; default 32 KiB. Past it:
+    /// status 431.
     pub fn header_limit(mut self, bytes: usize) -> Self {
         self.kind.limits.header_bytes = bytes;
         self
     }
 
-    /// How many calls may be under way at a time, their replies included; default 1000. Past it: status 503, at once.
+    /// How many calls may be under way at a time, their replies included; default 1000. Past it:
+    /// status 503, at once.
     ///
     /// Where there are several clients, none of them gets more than half of it.
     pub fn concurrency_limit(mut self, calls: usize) -> Self {
@@ -195,8 +206,8 @@ impl ServerBuilder<Gateway> {
         self
     }
 
-    /// How long a call may take until WeChat's reply begins, its upload included; default 120 s. Past it: errcode 59900502, as WeChat may
-    /// have acted on the call.
+    /// How long a call may take until WeChat's reply begins, its upload included; default 120 s.
+    /// Past it: errcode 59900502, as WeChat may have acted on the call.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.kind.limits.timeout = timeout;
         self
@@ -204,8 +215,8 @@ impl ServerBuilder<Gateway> {
 
     /// The gateway; it starts to keep the accounts' tokens fresh.
     ///
-    /// Its router has a fallback, for everything that is passed on. In an application of yours, whose own routes then come first,
-    /// make it the fallback: `app.fallback_service(gateway)`.
+    /// Its router has a fallback, for everything that is passed on. In an application of yours,
+    /// whose own routes then come first, make it the fallback: `app.fallback_service(gateway)`.
     ///
     /// # Errors
     ///

@@ -2,8 +2,8 @@
 
 use axum::http::{HeaderMap, HeaderName, header};
 
-/// How long a body is, and in what form it comes: said anew in both directions, by whoever sends it on. A copy may contradict
-/// the body (aspnet/Proxy#30, servicetalk#1349).
+/// How long a body is, and in what form it comes: said anew in both directions, by whoever sends it
+/// on. A copy may contradict the body (aspnet/Proxy#30, servicetalk#1349).
 fn is_framing(name: &HeaderName) -> bool {
     [
         header::CONTENT_LENGTH,
@@ -27,8 +27,8 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// What may be meant for WeChat. A list of what is not would never be whole: there is no end of headers by which some proxy is
-/// told another path, another method or whom it speaks for.
+/// What may be meant for WeChat. A list of what is not would never be whole: there is no end of
+/// headers by which some proxy is told another path, another method or whom it speaks for.
 fn is_for_wechat(name: &HeaderName) -> bool {
     let name = name.as_str();
     matches!(
@@ -47,8 +47,8 @@ fn is_of_wechats_host(name: &HeaderName) -> bool {
     )
 }
 
-/// The headers of a client's request as they go to WeChat. `Accept-Encoding` is none of them: the layer must be able to read the
-/// replies.
+/// The headers of a client's request as they go to WeChat. `Accept-Encoding` is none of them: the
+/// layer must be able to read the replies.
 pub(super) fn clean_request(headers: &mut HeaderMap) {
     clean(headers, |name| !is_for_wechat(name) || is_framing(name));
 }
@@ -72,7 +72,8 @@ fn clean(headers: &mut HeaderMap, is_to_go: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-/// The one length that the headers declare; `None` where they declare none, several, or chunks beside it.
+/// The one length that the headers declare; `None` where they declare none, several, or chunks
+/// beside it.
 pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let length = lengths.next()?.to_str().ok()?;
@@ -82,7 +83,8 @@ pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
     (is_number && is_the_only_one).then(|| length.parse().ok())?
 }
 
-/// Whether the body of a reply is what its sender wrote: no HTTP client undoes a transfer coding but `chunked`.
+/// Whether the body of a reply is what its sender wrote: no HTTP client undoes a transfer coding
+/// but `chunked`.
 pub(super) fn is_plainly_framed(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     codings.all(|coding| {

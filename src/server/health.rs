@@ -44,8 +44,8 @@ pub(super) fn routes(registry: &Arc<Registry>, render: Option<Render>) -> Router
         .route("/metrics", get(metrics))
 }
 
-/// Ready as soon as one account has a verdict, be it a refusal: one bad account must not take the others out of service, and where
-/// WeChat is away clients are better answered than refused.
+/// Ready as soon as one account has a verdict, be it a refusal: one bad account must not take the
+/// others out of service, and where WeChat is away clients are better answered than refused.
 fn readiness(registry: &Registry) -> Response {
     let mut ready = false;
     let accounts = registry.accounts().map(|account| {

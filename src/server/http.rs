@@ -20,10 +20,11 @@ pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 type SendCall = dyn Fn(Request) -> BoxFuture<Result<Response, BoxError>> + Send + Sync;
 
-/// Any client. Here, below the layer, is known which token a call is sent with; and a reply that stalls ends where the layer reads
-/// ahead in it, too.
+/// Any client. Here, below the layer, is known which token a call is sent with; and a reply that
+/// stalls ends where the layer reads ahead in it, too.
 ///
-/// Shared, as it is cloned several times for each call. Each call is made by a clone of the client that is made ready for it.
+/// Shared, as it is cloned several times for each call. Each call is made by a clone of the client
+/// that is made ready for it.
 #[derive(Clone)]
 pub(super) struct Http(Arc<SendCall>);
 

@@ -12,7 +12,8 @@ use super::metrics;
 use super::query::parameters;
 use super::refusal::Refusal;
 
-/// The token that a call came with. An SDK's second attempt may append it once more (easywechat#201).
+/// The token that a call came with. An SDK's second attempt may append it once more
+/// (easywechat#201).
 pub(super) fn presented(uri: &Uri) -> Result<String, Refusal> {
     let mut tokens = parameters(uri.query().unwrap_or_default())
         .filter(|(name, _)| name == "access_token")
@@ -33,8 +34,8 @@ pub(super) fn presented(uri: &Uri) -> Result<String, Refusal> {
     Ok(token.into_owned())
 }
 
-/// The body of a call that is to have none. Clients of HTTP send it in a way that servers read as the next call, or drop it
-/// (hyper#1925).
+/// The body of a call that is to have none. Clients of HTTP send it in a way that servers read as
+/// the next call, or drop it (hyper#1925).
 pub(super) async fn without_data(mut body: Body) -> Result<Body, Refusal> {
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|error| {

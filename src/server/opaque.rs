@@ -1,8 +1,10 @@
 //! The gateway's own tokens: signed, expiring, bound to a client and an account.
 //!
-//! Nothing is stored, so every gateway that has the same key and the same clients takes them, and a restart voids none.
+//! Nothing is stored, so every gateway that has the same key and the same clients takes them, and a
+//! restart voids none.
 //!
-//! `base64url(version, expiry, 8 bytes by chance, length of the client's name, client's name, appid, HMAC-SHA256 of all these)`
+//! `base64url(version, expiry, 8 bytes by chance, length of the client's name, client's name,
+//! appid, HMAC-SHA256 of all these)`
 
 use std::collections::HashMap;
 use std::fmt;
@@ -32,13 +34,15 @@ const NONCE: usize = 8;
 /// A longer life than this is a mistake, and clients of this crate's take no longer one.
 pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// How far the clocks of two gateways may be apart. A token of one whose clock is years ahead would live for years.
+/// How far the clocks of two gateways may be apart. A token of one whose clock is years ahead would
+/// live for years.
 const SKEW: Duration = Duration::from_secs(5 * 60);
 
 /// Seals tokens, and opens those that it or another with the same keys has sealed.
 pub(super) struct Seal {
     life: Duration,
-    /// By client, the one that seals first: a client's is made from its secret too, so that another secret voids its tokens.
+    /// By client, the one that seals first: a client's is made from its secret too, so that another
+    /// secret voids its tokens.
     keys: HashMap<Arc<str>, Vec<Sha256Mac>>,
 }
 
@@ -124,7 +128,8 @@ impl Seal {
         if !tags.any(|expected| expected.verify_slice(tag).is_ok()) {
             return Err(Unsealed::Invalid);
         }
-        // After the tag: only whoever held the token is told that it was good. Its client gets another, by a better clock.
+        // After the tag: only whoever held the token is told that it was good. Its client gets
+        // another, by a better clock.
         let expiry = Duration::from_secs(expiry);
         if now >= expiry || expiry > now + self.longest() {
             return Err(Unsealed::Expired);
@@ -155,7 +160,8 @@ fn now() -> Duration {
 }
 
 impl Grant for Arc<Seal> {
-    /// Also for a client that says its token is dead: a new one it gets in any case, and that WeChat's died it is never told.
+    /// Also for a client that says its token is dead: a new one it gets in any case, and that
+    /// WeChat's died it is never told.
     async fn grant(
         &self,
         client: &Client,

@@ -7,7 +7,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::clients::Client;
 
-/// tower's `ConcurrencyLimit` gives a place back when the reply begins, and a download has only begun then.
+/// tower's `ConcurrencyLimit` gives a place back when the reply begins, and a download has only
+/// begun then.
 pub(super) struct Places {
     all: Arc<Semaphore>,
     by_client: HashMap<Arc<str>, Arc<Semaphore>>,
@@ -37,7 +38,8 @@ impl Places {
         }
     }
 
-    /// A place for a call of `client`'s, if there is one now: whoever waits for one holds a connection.
+    /// A place for a call of `client`'s, if there is one now: whoever waits for one holds a
+    /// connection.
     pub(super) fn take(&self, client: &Client) -> Option<Held> {
         let own = Arc::clone(self.by_client.get(&client.name)?);
         let own = own.try_acquire_owned().ok()?;

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use memchr::memchr2;
 
-/// As `form_urlencoded` reads them, which looks at each byte three times; hardly any parameter has something encoded in it.
+/// As `form_urlencoded` reads them, which looks at each byte three times; hardly any parameter has
+/// something encoded in it.
 pub(super) fn parameters(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
     parameters.map(|parameter| {

@@ -1,13 +1,13 @@
-//! Headers of replies that tell a token or lead somewhere: a redirect leads to where the call went, and that was asked with
-//! WeChat's token.
+//! Headers of replies that tell a token or lead somewhere: a redirect leads to where the call went,
+//! and that was asked with WeChat's token.
 
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
 use super::secrets::{Secrets, is_spelled_in};
 use super::target::Upstream;
 
-/// Takes out what tells a secret; in `Location` the client's `own` token takes its place, and a redirect within the upstream's
-/// origin leads through the gateway.
+/// Takes out what tells a secret; in `Location` the client's `own` token takes its place, and a
+/// redirect within the upstream's origin leads through the gateway.
 pub(super) fn clean(headers: &mut HeaderMap, secrets: &Secrets, upstream: &Upstream, own: &str) {
     // Bytes, as some servers write UTF-8 into it.
     let location = headers
@@ -32,8 +32,8 @@ pub(super) fn clean(headers: &mut HeaderMap, secrets: &Secrets, upstream: &Upstr
     }
 }
 
-/// Where a redirect leads a client of the gateway. `None` for one that clients read in different ways, and for one that would
-/// carry the client's token away.
+/// Where a redirect leads a client of the gateway. `None` for one that clients read in different
+/// ways, and for one that would carry the client's token away.
 fn lead(location: &[u8], upstream: &Upstream, own: &str) -> Option<HeaderValue> {
     let location = plain(location)?;
     let elsewhere = |location: &str| {
@@ -59,7 +59,8 @@ fn lead(location: &[u8], upstream: &Upstream, own: &str) -> Option<HeaderValue> 
     }
 }
 
-/// In ASCII, as browsers write it. `None` where they drop bytes, or take one for another: tabs, line breaks, backslashes.
+/// In ASCII, as browsers write it. `None` where they drop bytes, or take one for another: tabs,
+/// line breaks, backslashes.
 fn plain(location: &[u8]) -> Option<String> {
     let is_odd = |byte: &u8| byte.is_ascii_control() || *byte == b'\\';
     if location.iter().any(is_odd) || location.starts_with(b" ") || location.ends_with(b" ") {
@@ -84,7 +85,8 @@ enum Kind {
     Foreign,
 }
 
-/// `None` for what begins like an address and is none, in which browsers find a host all the same: `https:/h`, `///h`.
+/// `None` for what begins like an address and is none, in which browsers find a host all the same:
+/// `https:/h`, `///h`.
 fn kind(location: &str) -> Option<Kind> {
     let names_host = |rest: &str| rest.starts_with("//") && !rest.starts_with("///");
     let delimiter = location.find([':', '/', '?', '#']);

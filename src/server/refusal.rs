@@ -11,11 +11,13 @@ use serde_json::json;
 use crate::platform;
 use crate::token::TokenError;
 
-/// The errcode of what is neither WeChat's word nor cured by asking again: what the server itself has to say.
+/// The errcode of what is neither WeChat's word nor cured by asking again: what the server itself
+/// has to say.
 ///
-/// WeChat has none like it: the lists of WxJava (official accounts, mini programs, WeCom, open platform; the largest is 10080002),
-/// of wechatpy and of wechat-mp-sdk have none of eight digits but those that begin with 10. SDKs repeat a call on -1, and get
-/// another token on 40001, 40014 and 42001: they do neither on an errcode that they do not know. It fits 32 bits with a sign, as
+/// WeChat has none like it: the lists of WxJava (official accounts, mini programs, WeCom, open
+/// platform; the largest is 10080002), of wechatpy and of wechat-mp-sdk have none of eight digits
+/// but those that begin with 10. SDKs repeat a call on -1, and get another token on 40001, 40014
+/// and 42001: they do neither on an errcode that they do not know. It fits 32 bits with a sign, as
 /// some of them read it.
 pub(super) const OF_THE_SERVER: i64 = 59_900_502;
 
@@ -61,7 +63,8 @@ impl Refusal {
 
     /// No token can be had from WeChat.
     ///
-    /// What only a person can cure is told as WeChat tells it, so that nobody asks again and the one who can cure it reads it.
+    /// What only a person can cure is told as WeChat tells it, so that nobody asks again and the
+    /// one who can cure it reads it.
     pub(super) fn no_token(why: &TokenError) -> Self {
         match why {
             TokenError::Api { errcode, errmsg } if *errcode == platform::BUSY => {
@@ -91,11 +94,11 @@ fn busy(why: &TokenError) -> Refusal {
     Refusal::new(platform::BUSY, format!("system error: not sent, {why}"))
 }
 
-/// Whether an errcode speaks of the credentials that were sent: a client would look for the mistake in its own, or get another
-/// token and ask again.
+/// Whether an errcode speaks of the credentials that were sent: a client would look for the mistake
+/// in its own, or get another token and ask again.
 fn is_of_credentials(errcode: i64) -> bool {
-    /// Of a token request: the secret, the appid, the grant type, what is missing; WeCom's corpid and secret. Then what SDKs take
-    /// for the death of their token.
+    /// Of a token request: the secret, the appid, the grant type, what is missing; WeCom's corpid
+    /// and secret. Then what SDKs take for the death of their token.
     const CODES: [i64; 11] = [
         40001, 40125, 40013, 40002, 41002, 41004, 40091, 41001, 40014, 42001, 42007,
     ];

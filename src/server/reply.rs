@@ -111,8 +111,9 @@ impl http_body::Body for OfAnyLength {
     }
 }
 
-/// Where WeChat's last word is that it does not want its own token. The client would take that for a word about the
-/// client's, get another and send the call again; all that is wrong with it may be that it came at a bad time.
+/// Where WeChat's last word is that it does not want its own token. The client would take that for
+/// a word about the client's, get another and send the call again; all that is wrong with it may be
+/// that it came at a bad time.
 pub(super) fn rejected(reply: &http::Response<ReplyBody<Body>>) -> Option<Refusal> {
     let outcome = reply.extensions().get::<AuthOutcome>()?;
     let errcode = outcome.errcode()?;
@@ -123,7 +124,8 @@ pub(super) fn rejected(reply: &http::Response<ReplyBody<Body>>) -> Option<Refusa
     let rejection = format!(
         "WeChat has not acted on it: it rejected the gateway's own token with errcode {errcode} rid: {rid}"
     );
-    // A call that was rejected was not carried out, and where the next one may well have another token -1 says so.
+    // A call that was rejected was not carried out, and where the next one may well have another
+    // token -1 says so.
     let soon = |why| {
         Refusal::new(
             platform::BUSY,

@@ -29,15 +29,16 @@ impl Room {
         }
     }
 
-    /// What is kept of this client's calls counts for this. A client that there is not keeps nothing.
+    /// What is kept of this client's calls counts for this. A client that there is not keeps
+    /// nothing.
     pub(super) fn of(&self, client: &Client) -> ReplayBudget {
         let own = self.by_client.get(&client.name).cloned();
         own.unwrap_or_else(|| ReplayBudget::new(0))
     }
 }
 
-/// How many bytes a body of this length may have: one of unknown length must be collected, since WeChat
-/// wants a Content-Length, so it must fit into what is kept.
+/// How many bytes a body of this length may have: one of unknown length must be collected, since
+/// WeChat wants a Content-Length, so it must fit into what is kept.
 pub(super) fn longest(length: Option<u64>, limits: &Limits, room: &ReplayBudget) -> usize {
     match length {
         Some(_) => limits.body_bytes,

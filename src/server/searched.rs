@@ -1,5 +1,5 @@
-//! The body of a reply as a client gets it: searched for what it may not tell (S5), and never ended as if it were whole when it is
-//! not (S2).
+//! The body of a reply as a client gets it: searched for what it may not tell (S5), and never ended
+//! as if it were whole when it is not (S2).
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -18,7 +18,8 @@ use super::text::is_text;
 use crate::source::Found;
 use crate::token::BoxError;
 
-/// So much of a text is searched before the head of its reply is sent, and can be answered with an error.
+/// So much of a text is searched before the head of its reply is sent, and can be answered with an
+/// error.
 const AHEAD: usize = 16 * 1024;
 
 /// Why a reply is not handed on, or not to its end.
@@ -64,7 +65,8 @@ where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// Reads as much as has to be known before the head is sent: of a text its end or [`AHEAD`], of anything else a first frame.
+    /// Reads as much as has to be known before the head is sent: of a text its end or [`AHEAD`], of
+    /// anything else a first frame.
     pub(super) async fn begin(
         body: B,
         headers: &HeaderMap,
@@ -112,7 +114,8 @@ where
         self
     }
 
-    /// The next data that is not empty. Trailers are dropped: nobody knows what they say before the body has gone out.
+    /// The next data that is not empty. Trailers are dropped: nobody knows what they say before the
+    /// body has gone out.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Unfit>>> {
         loop {
             let Some(body) = &mut self.body else {
@@ -141,7 +144,8 @@ where
         }
     }
 
-    /// What can be sent of `data` and of what was held back before it; `None` if there is a secret in it.
+    /// What can be sent of `data` and of what was held back before it; `None` if there is a secret
+    /// in it.
     fn search(&mut self, data: Bytes) -> Option<Bytes> {
         let Some(secrets) = &self.secrets else {
             return Some(data);
@@ -187,8 +191,9 @@ where
                 return Poll::Ready(Some(Ok(std::mem::take(&mut self.ahead))));
             }
             if self.failed.is_some() {
-                // A server that gets an error at once drops what it has not written yet, the head with it. A client that has not
-                // got a byte takes that for leave to send its call again (caddy#7845).
+                // A server that gets an error at once drops what it has not written yet, the head
+                // with it. A client that has not got a byte takes that for leave to send its call
+                // again (caddy#7845).
                 if !std::mem::replace(&mut self.flushed, true) {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;

@@ -10,7 +10,8 @@ use super::query::parameters;
 use crate::source::{Found, find, replace, search};
 use crate::token::TokenManager;
 
-/// The tokens that one call was sent with: the second one is that of its replay. Noted below the layer, where they are known.
+/// The tokens that one call was sent with: the second one is that of its replay. Noted below the
+/// layer, where they are known.
 #[derive(Clone, Default)]
 pub(super) struct Sent(Arc<Mutex<Vec<Zeroizing<String>>>>);
 

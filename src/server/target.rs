@@ -52,7 +52,8 @@ pub(super) const API: [&str; 40] = [
     "/xpay/",
 ];
 
-/// They tell calls that were made before, with the token in their URL (WeChat's page "Query rid information").
+/// They tell calls that were made before, with the token in their URL (WeChat's page "Query rid
+/// information").
 const TELLING: [&str; 1] = ["/cgi-bin/openapi/rid/get"];
 
 /// Why a request is not passed on.
@@ -143,7 +144,8 @@ impl Upstream {
         target.ok_or_else(|| refuse(StatusCode::URI_TOO_LONG, "the target is too long"))
     }
 
-    /// What to do about a path of WeChat's that is not passed on. SDKs read no more of an answer with another status than 200.
+    /// What to do about a path of WeChat's that is not passed on. SDKs read no more of an answer
+    /// with another status than 200.
     fn why_not_served(&self, path: &str) -> Option<&'static str> {
         let path = path.trim_end_matches('/');
         let is_telling = TELLING
@@ -186,8 +188,8 @@ impl Upstream {
         Uri::from_parts(parts).ok()
     }
 
-    /// Whether `location` is at this origin. WeChat's other hosts are not: led here, a redirect to one of them would come back
-    /// for ever (node-http-proxy#836).
+    /// Whether `location` is at this origin. WeChat's other hosts are not: led here, a redirect to
+    /// one of them would come back for ever (node-http-proxy#836).
     pub(super) fn is_origin_of(&self, location: &Uri) -> bool {
         let host = |uri: &Uri| uri.host().unwrap_or_default().to_ascii_lowercase();
         let names_user = location
@@ -236,7 +238,8 @@ fn is_in(path: &str, listed: &[impl AsRef<str>]) -> bool {
         })
 }
 
-/// Whether nobody reads another path in `path` than we do: no escapes, no dot segments, no backslashes, no parameters.
+/// Whether nobody reads another path in `path` than we do: no escapes, no dot segments, no
+/// backslashes, no parameters.
 fn is_plain(path: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~');
     path.starts_with('/')

@@ -2,7 +2,8 @@
 
 use axum::http::{HeaderMap, header};
 
-/// Whether a body is searched: WeChat's word is text, whatever its content-type says of it. What is none flows at its first frame.
+/// Whether a body is searched: WeChat's word is text, whatever its content-type says of it. What is
+/// none flows at its first frame.
 pub(super) fn is_text(headers: &HeaderMap, beginning: &[u8]) -> bool {
     const TYPES: [&str; 6] = [
         "text/",

@@ -63,7 +63,8 @@ pub(super) fn routes(registry: &Arc<Registry>, grant: impl Grant) -> Router {
     routes
 }
 
-/// A path as clients write it whose base URL ends in a slash, or who put one behind it. axum looks routes up by the path as it is.
+/// A path as clients write it whose base URL ends in a slash, or who put one behind it. axum looks
+/// routes up by the path as it is.
 fn spellings(name: &str) -> impl Iterator<Item = String> {
     const SLASHES: [&str; 2] = ["/", "//"];
 

@@ -7,10 +7,11 @@ use super::token_request::TokenRequest;
 use crate::platform::FORCES_APART;
 use crate::token::{AccessToken, TokenError};
 
-/// One token for every process: gives WeChat's own token to those who have a secret of this server's.
+/// One token for every process: gives WeChat's own token to those who have a secret of this
+/// server's.
 ///
-/// Clients ask it as they would ask WeChat, see [`server`](crate::server#endpoints); and from Rust with
-/// [`StableToken`](crate::StableToken):
+/// Clients ask it as they would ask WeChat, see [`server`](crate::server#endpoints); and from Rust
+/// with [`StableToken`](crate::StableToken):
 ///
 /// ```
 /// use bytes::Bytes;
@@ -43,8 +44,9 @@ use crate::token::{AccessToken, TokenError};
 /// # }
 /// ```
 ///
-/// The tokens it gives are WeChat's, so a client can still see one die, and has to say so by `force_refresh`. The layer of
-/// this crate does; for other clients see [`Gateway`](crate::server::Gateway).
+/// The tokens it gives are WeChat's, so a client can still see one die, and has to say so by
+/// `force_refresh`. The layer of this crate does; for other clients see
+/// [`Gateway`](crate::server::Gateway).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct TokenServer;

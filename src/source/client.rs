@@ -10,8 +10,8 @@ use crate::token::BoxError;
 
 /// A request type in which a token source can ask.
 ///
-/// `http::Request` is one for every body that is made from [`Bytes`], and with the features for reqwest so
-/// are its requests. Implement it for the request type of a client of your own.
+/// `http::Request` is one for every body that is made from [`Bytes`], and with the features for
+/// reqwest so are its requests. Implement it for the request type of a client of your own.
 #[diagnostic::on_unimplemented(
     message = "no token can be asked for with a `{Self}`",
     note = "the features `reqwest` (0.13) and `reqwest-0-12` of tower-wechat make reqwest's requests do"
@@ -26,8 +26,9 @@ pub trait OutgoingRequest: Sized + Send {
 
     /// A client's error as it may be printed, where its type is known: without the URL.
     ///
-    /// An error of any other type is handed back as an `Err`, which is all that the default does. Of such a one
-    /// [`TokenError`](crate::TokenError) prints the kind and no more, as its text may hold the AppSecret.
+    /// An error of any other type is handed back as an `Err`, which is all that the default does.
+    /// Of such a one [`TokenError`](crate::TokenError) prints the kind and no more, as its text may
+    /// hold the AppSecret.
     ///
     /// # Errors
     ///

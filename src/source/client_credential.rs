@@ -15,7 +15,8 @@ use crate::token::{AccessToken, BoxError, RateLimit, TokenError, TokenSource, qu
 ///
 /// Each request makes a new token, and the one before it goes on for about five minutes. WeChat
 /// allows 2000 requests a day. Where several processes ask for the same account they void each
-/// other's tokens: use [`StableToken`](crate::StableToken) then, one server that asks for all, or the feature `redis`.
+/// other's tokens: use [`StableToken`](crate::StableToken) then, one server that asks for all, or
+/// the feature `redis`.
 ///
 /// `http` is any HTTP client service that is `Clone`, `Send` and `Sync`, and whose types are
 /// [`OutgoingRequest`] and [`IncomingReply`]: of http's types with a request body made from

@@ -1,12 +1,14 @@
-//! Finds a secret in text in whatever spelling it stands there: as it is, percent-encoded (also several times over, in either
-//! case of the digits, with `+` for a space), escaped as in a JSON string (also in a JSON string inside of one), or all mixed.
+//! Finds a secret in text in whatever spelling it stands there: as it is, percent-encoded (also
+//! several times over, in either case of the digits, with `+` for a space), escaped as in a JSON
+//! string (also in a JSON string inside of one), or all mixed.
 
 use std::ops::Range;
 
 use memchr::memchr3_iter;
 
-/// How often `%25` may stand for the `%` of a further encoding, and how many backslashes may stand before one escape. More
-/// than any reader decodes, and few enough that a byte's spelling stays short.
+/// How often `%25` may stand for the `%` of a further encoding, and how many backslashes may stand
+/// before one escape. More than any reader decodes, and few enough that a byte's spelling stays
+/// short.
 const DEEPEST: usize = 8;
 
 /// What a search came to.
@@ -14,7 +16,8 @@ const DEEPEST: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     Yes,
-    /// Not yet: from here on it may begin, and go on in what follows the text. The text's length if it does not.
+    /// Not yet: from here on it may begin, and go on in what follows the text. The text's length if
+    /// it does not.
     NotBefore(usize),
 }
 
@@ -102,7 +105,8 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Adds to `next` where the text goes on after each spelling of the byte at `at`. Whether the text ends in one.
+    /// Adds to `next` where the text goes on after each spelling of the byte at `at`. Whether the
+    /// text ends in one.
     fn read(&self, at: usize, next: &mut Vec<usize>) -> bool {
         let mut open = false;
         for unit in units(self.text, at) {

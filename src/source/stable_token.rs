@@ -20,12 +20,12 @@ use crate::token::{AccessToken, BoxError, Budget, RateLimit, TokenError, TokenSo
 ///
 /// A token that was rejected is asked for again first, without force: another process may have
 /// renewed it already. Only when WeChat's answer is the rejected token itself is a new one forced,
-/// at most once in 30 s, since WeChat allows 20 forced refreshes a day and ignores those that follow
-/// each other within 30 s.
+/// at most once in 30 s, since WeChat allows 20 forced refreshes a day and ignores those that
+/// follow each other within 30 s.
 ///
-/// Another server that speaks this protocol is asked by [`base_url`](StableToken::base_url): the token server
-/// or gateway of this crate (feature `server`) with a client's secret in place of the AppSecret. Such a server is also told which token was
-/// rejected; WeChat never is.
+/// Another server that speaks this protocol is asked by [`base_url`](StableToken::base_url): the
+/// token server or gateway of this crate (feature `server`) with a client's secret in place of the
+/// AppSecret. Such a server is also told which token was rejected; WeChat never is.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -160,8 +160,8 @@ where
             );
             return Ok(token.at_no_cost());
         }
-        // Not forgotten where it fails: should it have reached WeChat all the same, the next request
-        // without force brings the new token.
+        // Not forgotten where it fails: should it have reached WeChat all the same, the next
+        // request without force brings the new token.
         let forced = self.ask(true, None).await;
         if matches!(&forced, Err(TokenError::Api { .. })) {
             self.not_forced();

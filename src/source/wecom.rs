@@ -13,8 +13,9 @@ use crate::token::{AccessToken, BoxError, TokenError, TokenSource, query_value};
 /// "Get access_token").
 ///
 /// WeCom gives the same token until it expires, and it may void one early. The layer that uses it
-/// wants [`Platform::WeCom`]. To share its token among processes (feature `redis`) give it a place of its own, as
-/// `Layout::new("wecom:ww0123456789abcdef:1000002")`: the corpid is that of all applications.
+/// wants [`Platform::WeCom`]. To share its token among processes (feature `redis`) give it a place
+/// of its own, as `Layout::new("wecom:ww0123456789abcdef:1000002")`: the corpid is that of all
+/// applications.
 ///
 /// ```
 /// use bytes::Bytes;

@@ -160,7 +160,8 @@ impl AccessToken {
             .saturating_duration_since(Instant::now())
     }
 
-    /// [`expires_in`](AccessToken::expires_in) as WeChat tells it: a live token's last second is not 0.
+    /// [`expires_in`](AccessToken::expires_in) as WeChat tells it: a live token's last second is
+    /// not 0.
     pub(crate) fn seconds_left(&self) -> u64 {
         let left = self.expires_in();
         left.as_secs().max(u64::from(!left.is_zero()))

@@ -51,8 +51,8 @@ pub(super) fn advice(errcode: i64, errmsg: &str) -> Option<Cow<'static, str>> {
     Some(words.into())
 }
 
-/// Whose errmsg it is: WeCom's say `from ip:` where the others say `rid:`. Only for words: nothing is
-/// decided by it.
+/// Whose errmsg it is: WeCom's say `from ip:` where the others say `rid:`. Only for words: nothing
+/// is decided by it.
 fn platform_of(errmsg: &str) -> Platform {
     if errmsg.contains("from ip:") && !errmsg.contains("rid:") {
         Platform::WeCom

@@ -63,8 +63,8 @@ impl TokenManagerBuilder {
     ///
     /// No refresh cures some rejections (a body that contains `&access_token=` is one), and WeChat
     /// bounds what it gives: 2000 classic tokens a day, and 20 forced stable tokens. A refresh that
-    /// costs nothing of that is not counted: one that fails, one without force, and one for which the
-    /// source gives the rejected token again.
+    /// costs nothing of that is not counted: one that fails, one without force, and one for which
+    /// the source gives the rejected token again.
     pub fn refresh_budget(mut self, burst: u32, per: Duration) -> Self {
         self.settings.refresh_limit = RateLimit::new(burst, per);
         self

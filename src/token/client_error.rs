@@ -13,10 +13,10 @@ pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 /// An error of somebody else's, whose text may not be ours to print.
 ///
 /// Errors of HTTP clients print the URL, and the URL of a token request holds the AppSecret. So
-/// `Display` and `Debug` name the [`io::ErrorKind`] found in the chain and no more; an error of reqwest's, of
-/// which the URL can be taken out, is printed with all its sources, unless one of them tells the AppSecret.
-/// An error that a source of your own made ([`TokenError::other`]) is printed as it is.
-/// [`get_ref`](ClientError::get_ref) hands the error out.
+/// `Display` and `Debug` name the [`io::ErrorKind`] found in the chain and no more; an error of
+/// reqwest's, of which the URL can be taken out, is printed with all its sources, unless one of
+/// them tells the AppSecret. An error that a source of your own made ([`TokenError::other`]) is
+/// printed as it is. [`get_ref`](ClientError::get_ref) hands the error out.
 ///
 /// ```
 /// use std::io;
@@ -57,8 +57,8 @@ impl ClientError {
         }
     }
 
-    /// An error that a user's own source made: it is printed with its sources, unless an HTTP client's is among
-    /// them, or a URL that may tell a secret.
+    /// An error that a user's own source made: it is printed with its sources, unless an HTTP
+    /// client's is among them, or a URL that may tell a secret.
     pub(crate) fn of_source<E: Into<BoxError> + 'static>(error: E) -> Self {
         let own = ClientError::new(error);
         if own.text.is_some() || chain(&*own.error).any(|error| kind_of(error).is_some()) {
@@ -80,8 +80,8 @@ impl ClientError {
         }
     }
 
-    /// An HTTP client's error of a known type, without its URL: it is printed with its sources, unless that would tell
-    /// a secret, or another URL with a query.
+    /// An HTTP client's error of a known type, without its URL: it is printed with its sources,
+    /// unless that would tell a secret, or another URL with a query.
     pub(crate) fn printed(error: BoxError, tells_secret: impl Fn(&str) -> bool) -> Self {
         let text = text_of(&*error);
         let printable = !may_tell_secret(&text) && !tells_secret(&text);
@@ -155,7 +155,8 @@ pub(super) fn one_line(text: &str) -> String {
     text.map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Prints what is safe to print of an HTTP client's error: what kind it is, as far as that is known.
+/// Prints what is safe to print of an HTTP client's error: what kind it is, as far as that is
+/// known.
 pub(crate) fn fmt_foreign(
     error: &(dyn StdError + 'static),
     f: &mut fmt::Formatter<'_>,

@@ -12,9 +12,10 @@ use crate::platform;
 /// Why no token could be had.
 ///
 /// Clones share what they hold, so that everybody who waited for one token request gets the same
-/// failure. `Display` says what is wrong and what to do about it, and so does `Debug`, which `main` prints.
-/// Neither prints a secret, a token or a URL with a query, nor the text of an HTTP client's error that may
-/// hold one: [`ClientError::get_ref`] has that error for whoever wants to look into it.
+/// failure. `Display` says what is wrong and what to do about it, and so does `Debug`, which `main`
+/// prints. Neither prints a secret, a token or a URL with a query, nor the text of an HTTP client's
+/// error that may hold one: [`ClientError::get_ref`] has that error for whoever wants to look into
+/// it.
 ///
 /// ```
 /// use tower_wechat::TokenError;
@@ -42,7 +43,8 @@ pub enum TokenError {
     Transport(ClientError),
     /// The reply had an HTTP status of failure and nothing in it that WeChat would say.
     Status(StatusCode),
-    /// The reply is not one that WeChat would give. The reply itself is not kept: it may hold a token.
+    /// The reply is not one that WeChat would give. The reply itself is not kept: it may hold a
+    /// token.
     #[non_exhaustive]
     InvalidReply {
         /// What is wrong with it.
@@ -56,10 +58,11 @@ pub enum TokenError {
     },
     /// The source panicked.
     Panicked,
-    /// The token was rejected, and the `refresh_budget` is used up: the manager's, or that of all processes that share a token.
+    /// The token was rejected, and the `refresh_budget` is used up: the manager's, or that of all
+    /// processes that share a token.
     OverBudget,
-    /// The token was rejected, but calls of this method and path are rejected whatever the token, so
-    /// their rejections cause no refresh for a while.
+    /// The token was rejected, but calls of this method and path are rejected whatever the token,
+    /// so their rejections cause no refresh for a while.
     Futile,
     /// The Tokio runtime that ran the token request is gone, or there is none.
     NoRuntime,
@@ -70,7 +73,8 @@ pub enum TokenError {
 impl TokenError {
     /// WeChat's answer with an errcode, for sources of your own.
     ///
-    /// Control characters are replaced by spaces, and a long `errmsg` is cut, as both may go to logs.
+    /// Control characters are replaced by spaces, and a long `errmsg` is cut, as both may go to
+    /// logs.
     pub fn api(errcode: i64, errmsg: impl AsRef<str>) -> Self {
         TokenError::Api {
             errcode,
@@ -80,17 +84,18 @@ impl TokenError {
 
     /// A failure that asking again may cure, such as a refused connection, for sources of your own.
     ///
-    /// The manager asks the source again within its `issue_timeout`. Errors of HTTP clients belong here: a `&str`
-    /// or a `String` is printed as it is, of any other error only its kind, since its text may hold a secret.
+    /// The manager asks the source again within its `issue_timeout`. Errors of HTTP clients belong
+    /// here: a `&str` or a `String` is printed as it is, of any other error only its kind, since
+    /// its text may hold a secret.
     pub fn transport(error: impl Into<BoxError> + 'static) -> Self {
         TokenError::Transport(ClientError::new(error))
     }
 
     /// Any other failure, for sources of your own.
     ///
-    /// It is printed as it is, with its sources: keep secrets out of it. Two kinds of errors are not printed, as a URL
-    /// may hold the AppSecret: those with an error of reqwest's among their sources, and those whose text has
-    /// a URL with a query or a password in it.
+    /// It is printed as it is, with its sources: keep secrets out of it. Two kinds of errors are
+    /// not printed, as a URL may hold the AppSecret: those with an error of reqwest's among their
+    /// sources, and those whose text has a URL with a query or a password in it.
     ///
     /// ```
     /// # use std::fmt;
@@ -141,13 +146,15 @@ impl TokenError {
         }
     }
 
-    /// Whether WeChat has said no, and would say it again: a wrong secret, a foreign address, no quota.
+    /// Whether WeChat has said no, and would say it again: a wrong secret, a foreign address, no
+    /// quota.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, TokenError::Api { errcode, .. } if *errcode != platform::BUSY)
     }
 }
 
-/// Whether Redis is what is away: it has been waited for already, and attempts at attempts multiply.
+/// Whether Redis is what is away: it has been waited for already, and attempts at attempts
+/// multiply.
 #[cfg(feature = "redis")]
 fn is_of_redis(error: &ClientError) -> bool {
     error.get_ref().is::<redis::RedisError>()
@@ -205,7 +212,8 @@ impl fmt::Display for TokenError {
     }
 }
 
-/// The variant's name, and what `Display` says: a program that ends with this error is to help as well.
+/// The variant's name, and what `Display` says: a program that ends with this error is to help as
+/// well.
 impl fmt::Debug for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let variant = match self {

@@ -47,7 +47,8 @@ pub(super) enum Standing {
     /// As much as any.
     #[default]
     Plain,
-    /// Little: refreshes because of this endpoint were futile before, or nobody knows what they were.
+    /// Little: refreshes because of this endpoint were futile before, or nobody knows what they
+    /// were.
     Suspect,
     /// Nothing for now.
     Marked,
@@ -76,8 +77,9 @@ impl Marks {
         }
     }
 
-    /// It is not known whether `endpoint` is as any other: a refresh takes off because of it, and its call may never say whether
-    /// that was right, as it may be given up, or its body not kept. Till then the endpoint leaves the reserve to others.
+    /// It is not known whether `endpoint` is as any other: a refresh takes off because of it, and
+    /// its call may never say whether that was right, as it may be given up, or its body not kept.
+    /// Till then the endpoint leaves the reserve to others.
     pub(super) fn suspect(&self, endpoint: &Endpoint, now: Instant) {
         let mut table = lock(&self.table);
         let mark = mark_of(&mut table, endpoint, now);
@@ -173,7 +175,8 @@ impl Open {
         });
     }
 
-    /// `token` was accepted for a call that was sent when `sent_after` rejections had been received.
+    /// `token` was accepted for a call that was sent when `sent_after` rejections had been
+    /// received.
     pub(super) fn accepted(&mut self, token: &AccessToken, sent_after: u64, now: Instant) {
         self.forget(now);
         self.entries.retain(|entry| {
@@ -186,7 +189,8 @@ impl Open {
         });
     }
 
-    /// The refresh because of `endpoint` was right: its rejections say what was so, whoever else was accepted.
+    /// The refresh because of `endpoint` was right: its rejections say what was so, whoever else
+    /// was accepted.
     pub(super) fn useful(&mut self, endpoint: &Endpoint, marks: &Arc<Marks>) {
         self.entries
             .retain(|entry| entry.endpoint != *endpoint || !Arc::ptr_eq(&entry.marks, marks));

@@ -4,9 +4,9 @@ use super::AccessToken;
 ///
 /// A server that passes the calls of many clients on gives each of them a handle of its own, by
 /// [`TokenManager::with_gate`](crate::TokenManager::with_gate). The gate charges the client when a
-/// refresh takes off because of it, whatever becomes of the call, and gives the charge back when the
-/// outcome shows that the refresh was right, or cost nothing. So no client can use up the refreshes
-/// that WeChat allows to all.
+/// refresh takes off because of it, whatever becomes of the call, and gives the charge back when
+/// the outcome shows that the refresh was right, or cost nothing. So no client can use up the
+/// refreshes that WeChat allows to all.
 ///
 /// The methods are called often and must not block.
 ///

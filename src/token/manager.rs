@@ -28,14 +28,16 @@ use super::{AccessToken, KeepFresh, TokenError, TokenSource, Why};
 /// - What a retry may cure (errcode -1, HTTP 5xx, a broken connection) is retried within
 ///   `issue_timeout`. If request after request fails, whatever the reason, callers get the last
 ///   failure for a second, and later for up to ten, before the next is sent. What WeChat refuses (a
-///   wrong secret, a foreign address, no quota) is remembered for 30 s, and for up to ten minutes if
-///   WeChat goes on to refuse it.
-/// - [`refresh`](TokenManager::refresh) compares before it refreshes. A budget that suits the source
-///   bounds it, and the layer keeps calls that are rejected whatever the token from using it up: after
-///   a futile refresh a method and path causes no other for a minute, and later for up to an hour.
+///   wrong secret, a foreign address, no quota) is remembered for 30 s, and for up to ten minutes
+///   if WeChat goes on to refuse it.
+/// - [`refresh`](TokenManager::refresh) compares before it refreshes. A budget that suits the
+///   source bounds it, and the layer keeps calls that are rejected whatever the token from using it
+///   up: after a futile refresh a method and path causes no other for a minute, and later for up to
+///   an hour.
 ///
 /// Times are read from [`tokio::time`], so that tests can pause and move them. Asking for a token
-/// needs a Tokio runtime with its time driver on; without a runtime only a cached token is to be had.
+/// needs a Tokio runtime with its time driver on; without a runtime only a cached token is to be
+/// had.
 ///
 /// ```
 /// use std::time::Duration;
@@ -182,8 +184,8 @@ impl TokenManager {
     /// Renews the token ahead of its expiry, asked or not, while the guard lives.
     ///
     /// Gets the first token at once. A failure is tried again after a second or two, then ever more
-    /// rarely, up to a minute apart; what WeChat refused after 30 s at the soonest, and after up to ten
-    /// minutes if WeChat goes on to refuse it.
+    /// rarely, up to a minute apart; what WeChat refused after 30 s at the soonest, and after up to
+    /// ten minutes if WeChat goes on to refuse it.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -260,8 +262,8 @@ impl TokenManager {
         refreshed
     }
 
-    /// A call of `endpoint` was rejected, sent again with another token, and rejected again; `is_new` if it was waited for that
-    /// token. One that was there already may have died since.
+    /// A call of `endpoint` was rejected, sent again with another token, and rejected again;
+    /// `is_new` if it was waited for that token. One that was there already may have died since.
     pub(crate) fn replay_rejected(&self, endpoint: &Endpoint, is_new: bool) {
         let (marks, now) = (&self.handle.marks, Instant::now());
         match is_new {
@@ -270,8 +272,8 @@ impl TokenManager {
         }
     }
 
-    /// A call of `endpoint` was rejected with `rejected`, sent again with another token, and accepted;
-    /// whether it `caused` the refresh.
+    /// A call of `endpoint` was rejected with `rejected`, sent again with another token, and
+    /// accepted; whether it `caused` the refresh.
     pub(crate) fn replay_accepted(
         &self,
         rejected: &AccessToken,
@@ -332,7 +334,8 @@ impl TokenManager {
                 Some(Err(_)) if flown_for.is_renewal() && !why.is_renewal() && lost == 0 => {
                     lost += 1;
                 }
-                // The token has expired since: what a forced request is refused for, another is not.
+                // The token has expired since: what a forced request is refused for, another is
+                // not.
                 Some(Err(_)) if forced && matches!(why, Why::Missing) && lost == 0 => lost += 1,
                 Some(Err(error)) => return Refreshed::new(Err(error), caused),
             }
@@ -354,7 +357,8 @@ impl TokenManager {
                 return next;
             };
             match next {
-                // Here and not in the policy: the gate is somebody else's code, and no lock is held.
+                // Here and not in the policy: the gate is somebody else's code, and no lock is
+                // held.
                 Next::AskGate => {
                     asked = match gate.take_off(rejected) {
                         true => Gate::Granted,

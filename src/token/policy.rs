@@ -227,8 +227,9 @@ impl Policy {
         Ok(())
     }
 
-    /// What is not for suspects. A gate bounds its own handle besides: what one handle leaves of the budget, which is half of
-    /// it, must be enough for the others, of whom some are suspect for one bad call of the day.
+    /// What is not for suspects. A gate bounds its own handle besides: what one handle leaves of
+    /// the budget, which is half of it, must be enough for the others, of whom some are suspect for
+    /// one bad call of the day.
     fn reserve(&self, gate: Gate) -> u32 {
         let burst = self.settings.refresh_limit.burst();
         match gate {

@@ -186,7 +186,8 @@ impl Shared {
         self.in_doubt.store(true, Ordering::Release);
     }
 
-    /// `token` was accepted for a call that was sent when `sent_after` rejections had been received.
+    /// `token` was accepted for a call that was sent when `sent_after` rejections had been
+    /// received.
     pub(super) fn accepted(&self, token: &AccessToken, sent_after: u64) {
         if !self.in_doubt.load(Ordering::Acquire) {
             return;

@@ -9,8 +9,8 @@ use super::{AccessToken, RateLimit, TokenError};
 ///
 /// [`ClientCredential`](crate::ClientCredential), [`StableToken`](crate::StableToken) and
 /// [`WeComCredential`](crate::WeComCredential) ask WeChat itself. Write your own for a token that
-/// another process keeps; a closure will do, by [`source_fn`]. A source that wraps a source passes all
-/// five methods on.
+/// another process keeps; a closure will do, by [`source_fn`]. A source that wraps a source passes
+/// all five methods on.
 ///
 /// The [`TokenManager`](crate::TokenManager) asks for one token at a time, in a task of its own,
 /// repeats what fails for a passing reason and gives up at its `issue_timeout`: a source does none
@@ -55,8 +55,8 @@ pub trait TokenSource: Send + Sync + 'static {
     /// # Errors
     ///
     /// Use the constructors of [`TokenError`]. One with an errcode other than -1 is taken for
-    /// WeChat's last word: the manager does not ask again for 30 seconds, and for up to ten minutes if
-    /// the same errcode comes again.
+    /// WeChat's last word: the manager does not ask again for 30 seconds, and for up to ten minutes
+    /// if the same errcode comes again.
     fn issue(
         &self,
         rejected: Option<&AccessToken>,
@@ -64,8 +64,8 @@ pub trait TokenSource: Send + Sync + 'static {
 
     /// Gets a token to follow `current`, which is still good but expires soon.
     ///
-    /// Default: as [`issue`](TokenSource::issue) does with nothing rejected. A source that could give `current`
-    /// itself, out of a store that many processes share, has to tell the two apart.
+    /// Default: as [`issue`](TokenSource::issue) does with nothing rejected. A source that could
+    /// give `current` itself, out of a store that many processes share, has to tell the two apart.
     ///
     /// # Errors
     ///
@@ -85,12 +85,14 @@ pub trait TokenSource: Send + Sync + 'static {
 
     /// The name by which processes that share this source's token find it. Default: none.
     ///
-    /// The account is one only where it has no other token: in WeCom each application of a company has its own.
+    /// The account is one only where it has no other token: in WeCom each application of a company
+    /// has its own.
     fn shared_as(&self) -> Option<&str> {
         None
     }
 
-    /// How often the platform lets a rejected token be replaced, with a reserve left. Default: unknown.
+    /// How often the platform lets a rejected token be replaced, with a reserve left. Default:
+    /// unknown.
     ///
     /// `TokenManager` keeps to it, and `redis::RedisTokens` counts it for all processes together.
     /// `burst` plus what grows in 24 hours should stay below the platform's quota of a day.

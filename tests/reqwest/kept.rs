@@ -36,7 +36,8 @@ fn seen(reply: &Response) -> Seen {
 
 #[tokio::test]
 async fn a_reply_is_the_clients_own_also_after_a_replay() {
-    // A stream that the layer does not look into, JSON that it has read ahead, and a page with another status.
+    // A stream that the layer does not look into, JSON that it has read ahead, and a page with
+    // another status.
     for path in [
         "/cgi-bin/media/get?size=100000",
         "/cgi-bin/user/get",

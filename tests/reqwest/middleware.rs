@@ -103,7 +103,8 @@ async fn without_a_first_token_it_fails_with_the_layers_error_and_is_not_retried
         let client = retrying(&setup, meanwhile.clone());
         let error = client.execute(setup.message("o1")).await.unwrap_err();
 
-        // reqwest-retry puts it into an error of its own; `WithRetries` would be one that it had retried.
+        // reqwest-retry puts it into an error of its own; `WithRetries` would be one that it had
+        // retried.
         let Error::Middleware(error) = error else {
             panic!("{error:?}")
         };

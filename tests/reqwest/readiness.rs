@@ -1,4 +1,5 @@
-//! `ReqwestAuthLayer` over services that must be made ready, and callers that make it ready or do not.
+//! `ReqwestAuthLayer` over services that must be made ready, and callers that make it ready or do
+//! not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

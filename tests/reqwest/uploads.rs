@@ -210,8 +210,8 @@ fn file_of(bytes: &[u8]) -> tokio::fs::File {
     file.into()
 }
 
-// fastwego/offiaccount#15, easywechat#2191: of 60 uploads of 20 KB 29 went out in chunks, and WeChat answers 412; of
-// 3 MB all did.
+// fastwego/offiaccount#15, easywechat#2191: of 60 uploads of 20 KB 29 went out in chunks, and
+// WeChat answers 412; of 3 MB all did.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn easywechat_2191_an_upload_from_a_file_has_a_length_whatever_its_size() {
     for (name, wrap) in ADAPTERS {

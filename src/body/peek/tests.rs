@@ -110,8 +110,8 @@ fn by_default_nothing_is_known() {
 type Boxed = UnsyncBoxBody<Bytes, Infallible>;
 
 proptest! {
-    /// However a stream is cut into frames, and whatever it holds: it is sent on as it was, and nobody
-    /// knows more of its length than before.
+    /// However a stream is cut into frames, and whatever it holds: it is sent on as it was, and
+    /// nobody knows more of its length than before.
     #[test]
     fn a_stream_that_was_looked_into_is_sent_on_as_it_was(
         frames in prop::collection::vec("[ {}\":,a-d]{0,9}", 0..9),

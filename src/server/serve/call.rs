@@ -93,7 +93,8 @@ impl Future for Call {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if this.reply.is_none() {
-            // A handler that panics must not end in silence, which clients take for leave to send again.
+            // A handler that panics must not end in silence, which clients take for leave to send
+            // again.
             let polled = catch_unwind(AssertUnwindSafe(|| this.route.poll(cx)));
             *this.reply = Some(match polled {
                 Ok(polled) => match ready!(polled) {

@@ -25,7 +25,8 @@ type Http = http1::Connection<TokioIo<Wire>, Calls>;
 
 /// A task of its own: nothing may stand between it and its waker, which is noted once.
 ///
-/// hyper's own timer does not tell a new connection from one that is kept, and none of hyper's runs while a reply cannot be written.
+/// hyper's own timer does not tell a new connection from one that is kept, and none of hyper's runs
+/// while a reply cannot be written.
 pub(super) struct Connection {
     http: Option<Http>,
     lingering: Option<Lingering>,
@@ -190,7 +191,8 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if let Some(http) = self.http.take() {
-            // What the peer does not take would stay in the system's memory, and what has come of a reply may pass for whole.
+            // What the peer does not take would stay in the system's memory, and what has come of a
+            // reply may pass for whole.
             if self.standing.is_cut_short() {
                 reset(&http.into_parts().io.into_inner().stream);
             }

@@ -14,7 +14,8 @@ use crate::warnings::Seldom;
 /// For how many new connections one look at all others is enough.
 const AT_A_TIME: usize = 64;
 
-/// How long there are fewer connections when the system had no room: whoever else uses it up may have ended by then.
+/// How long there are fewer connections when the system had no room: whoever else uses it up may
+/// have ended by then.
 const FEWER_FOR: Duration = Duration::from_secs(60);
 
 pub(super) struct Crowd {
@@ -25,7 +26,8 @@ pub(super) struct Crowd {
     /// Who has been asked to go for another one, and who is to be next.
     leaving: Option<u64>,
     next_to_go: Vec<Candidate>,
-    /// How many there may be, and until when, where the system has not room for as many as the bounds have.
+    /// How many there may be, and until when, where the system has not room for as many as the
+    /// bounds have.
     fewer: Option<(usize, Instant)>,
     full: Seldom,
 }

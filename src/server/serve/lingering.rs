@@ -12,8 +12,9 @@ use super::bounds::Bounds;
 use super::standing::{Standing, millis};
 use super::wire::Wire;
 
-/// A socket that is closed with something unread, or gets something after that, answers with a reset, and the peer's system throws
-/// away what its program has not read yet. So: no more is written, and what comes is read until the peer closes as well.
+/// A socket that is closed with something unread, or gets something after that, answers with a
+/// reset, and the peer's system throws away what its program has not read yet. So: no more is
+/// written, and what comes is read until the peer closes as well.
 pub(super) struct Lingering {
     stream: TcpStream,
     is_shut: bool,

@@ -32,8 +32,9 @@ impl http_body::Body for ReplyBody {
     type Data = Bytes;
     type Error = axum::Error;
 
-    /// When a body breaks off, hyper forgets what it has not written yet, if need be with the head. A connection that is closed without a
-    /// byte is leave to send again to some clients, though the call has been made.
+    /// When a body breaks off, hyper forgets what it has not written yet, if need be with the head.
+    /// A connection that is closed without a byte is leave to send again to some clients, though
+    /// the call has been made.
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

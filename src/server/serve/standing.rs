@@ -18,7 +18,8 @@ use super::rest::LeftBody;
 pub(super) struct Standing {
     epoch: Instant,
     phase: AtomicU8,
-    /// When the phase began; of lingering, when something came last. None until the connection has looked at the clock.
+    /// When the phase began; of lingering, when something came last. None until the connection has
+    /// looked at the clock.
     since: AtomicU64,
     /// Since when somebody waits for the request's body.
     body_wait: AtomicU64,
@@ -121,7 +122,8 @@ impl Standing {
         self.body_of.store(self.calls(), Relaxed);
     }
 
-    /// The body of that call has been read, or nobody has it any more. Another call may have come since.
+    /// The body of that call has been read, or nobody has it any more. Another call may have come
+    /// since.
     pub(super) fn body_ends(&self, call: u32) {
         let ends = self.body_of.compare_exchange(call, 0, SeqCst, SeqCst);
         if ends.is_ok() {
@@ -250,7 +252,8 @@ impl Standing {
         enough.then_some((turn, since))
     }
 
-    /// When the peer's time is up, if it is its turn; looks at the clock for what has changed since the last time.
+    /// When the peer's time is up, if it is its turn; looks at the clock for what has changed since
+    /// the last time.
     pub(super) fn deadline(&self, bounds: &Bounds) -> Option<u64> {
         if self.since.load(Relaxed) == 0 {
             self.since.store(self.now(), Relaxed);

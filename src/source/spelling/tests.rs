@@ -92,8 +92,8 @@ proptest! {
     }
 }
 
-// A draft or a menu may hold them, and whoever may call the gateway may store it. Read to its end from each of its bytes, this
-// takes minutes, in which its thread does nothing else.
+// A draft or a menu may hold them, and whoever may call the gateway may store it. Read to its end
+// from each of its bytes, this takes minutes, in which its thread does nothing else.
 #[test]
 fn s5_a_long_run_of_backslashes_is_searched_in_one_go() {
     let text = vec![b'\\'; 1 << 20];
