@@ -27,7 +27,7 @@ use super::refusal::Refusal;
 use super::registry::{Account, Registry};
 use super::reply::{self, Asked};
 use super::room::{Room, longest};
-use super::searched::{End, causes};
+use super::searched::End;
 use super::secrets::{Secrets, Sent};
 use super::target::{NoTarget, Upstream};
 use super::teller::{Teller, Warnings};
@@ -36,6 +36,7 @@ use crate::error::{Error, ErrorKind};
 use crate::layer::WechatAuthLayer;
 use crate::platform;
 use crate::service::WechatAuth;
+use crate::token::causes;
 
 /// Longer limits than this are cut, so that adding them to an instant cannot overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);

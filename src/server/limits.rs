@@ -39,3 +39,12 @@ impl Limits {
         }
     }
 }
+
+/// What one of so many clients gets of `all`: half of it, so that the others have as much, or all of
+/// it if there are no others.
+pub(super) fn share_of(all: usize, clients: usize) -> usize {
+    match clients {
+        0 | 1 => all,
+        _ => all.div_ceil(2),
+    }
+}

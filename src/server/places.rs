@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::clients::Client;
+use super::limits::share_of;
 
 /// tower's `ConcurrencyLimit` gives a place back when the reply begins, and a download has only
 /// begun then.
@@ -24,10 +25,7 @@ impl Places {
     pub(super) fn new<'a>(calls: usize, clients: impl Iterator<Item = &'a Client>) -> Self {
         let clients: Vec<_> = clients.map(|client| Arc::clone(&client.name)).collect();
         let calls = calls.min(Semaphore::MAX_PERMITS);
-        let share = match clients.len() {
-            0 | 1 => calls,
-            _ => calls.div_ceil(2),
-        };
+        let share = share_of(calls, clients.len());
         let places = |calls| Arc::new(Semaphore::new(calls));
         Places {
             all: places(calls),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::clients::Client;
-use super::limits::Limits;
+use super::limits::{Limits, share_of};
 use crate::body::ReplayBudget;
 
 /// What is kept for replays, with a share for each client.
@@ -17,10 +17,7 @@ impl Room {
     pub(super) fn new<'a>(limits: &Limits, clients: impl Iterator<Item = &'a Client>) -> Self {
         let clients: Vec<_> = clients.map(|client| Arc::clone(&client.name)).collect();
         let all = ReplayBudget::new(limits.replay_total);
-        let share = match clients.len() {
-            0 | 1 => limits.replay_total,
-            _ => limits.replay_total.div_ceil(2),
-        };
+        let share = share_of(limits.replay_total, clients.len());
         Room {
             by_client: clients
                 .into_iter()

@@ -16,7 +16,7 @@ use super::body::BodyError;
 use super::secrets::Secrets;
 use super::text::is_text;
 use crate::source::Found;
-use crate::token::BoxError;
+use crate::token::{BoxError, causes};
 
 /// So much of a text is searched before the head of its reply is sent, and can be answered with an
 /// error.
@@ -258,18 +258,6 @@ impl<B> Drop for Searched<B> {
             tell(End::Left);
         }
     }
-}
-
-/// An error and its sources.
-pub(super) fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    let mut next = Some(error);
-    std::iter::from_fn(move || {
-        let error = next?;
-        next = error.source();
-        Some(error)
-    })
 }
 
 impl Unfit {

@@ -61,7 +61,7 @@ impl ClientError {
     /// client's is among them, or a URL that may tell a secret.
     pub(crate) fn of_source<E: Into<BoxError> + 'static>(error: E) -> Self {
         let own = ClientError::new(error);
-        if own.text.is_some() || chain(&*own.error).any(|error| kind_of(error).is_some()) {
+        if own.text.is_some() || causes(&*own.error).any(|error| kind_of(error).is_some()) {
             return own;
         }
         let text = text_of(&*own.error);
@@ -121,7 +121,8 @@ impl fmt::Debug for ClientError {
     }
 }
 
-fn chain<'a>(
+/// An error and its sources.
+pub(crate) fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
@@ -130,7 +131,7 @@ fn chain<'a>(
 /// What an error and its sources say.
 fn text_of(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
-    for source in chain(error).skip(1) {
+    for source in causes(error).skip(1) {
         let why = source.to_string();
         // Some errors say themselves what their source says.
         if !text.ends_with(&why) {
@@ -170,7 +171,7 @@ fn fmt_kind(
     f: &mut fmt::Formatter<'_>,
 ) -> fmt::Result {
     let mut kind = None;
-    for error in chain(error) {
+    for error in causes(error) {
         if let Some(error) = error.downcast_ref::<TokenError>() {
             return fmt::Display::fmt(error, f);
         }

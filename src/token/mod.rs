@@ -23,6 +23,8 @@ pub(crate) use self::budget::Budget;
 pub use self::budget::RateLimit;
 pub use self::builder::TokenManagerBuilder;
 pub use self::client_error::ClientError;
+#[cfg(feature = "server")]
+pub(crate) use self::client_error::causes;
 pub(crate) use self::client_error::{BoxError, fmt_foreign};
 pub use self::error::TokenError;
 pub(crate) use self::evidence::Endpoint;
