@@ -172,7 +172,8 @@ impl Serving {
         assert!(sent.expect("there is a kill").success());
     }
 
-    /// The most memory that it has had in RAM so far, in bytes.
+    /// The most memory that it has had in RAM so far, in bytes. Linux adds its counts up roughly, so
+    /// that a later peak can even seem lower than an earlier one: subtract with `saturating_sub`.
     #[cfg(target_os = "linux")]
     pub fn peak_memory(&self) -> u64 {
         let id = self.child.id().expect("it runs");
