@@ -5,6 +5,7 @@
 mod support;
 
 use http_body_util::BodyExt;
+use support::memory::Memory;
 use support::*;
 use tokio::sync::{Mutex, MutexGuard};
 use tower::{Layer, ServiceExt};
@@ -62,24 +63,13 @@ fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The most memory that this process ever had, in KiB.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// Lets `download` get a little, and then `size` bytes for no more memory than that.
 async fn assert_constant_memory(name: &str, size: u64, download: impl AsyncFn(u64) -> u64) {
     forget_peak();
     download(size / 64).await;
-    let before = peak_memory();
+    let before = Memory::of("self");
     assert_eq!(download(size).await, size, "{name}");
-    // Linux adds its counts up roughly, so that a peak can even seem to have become lower.
-    let grown = peak_memory().saturating_sub(before);
+    let grown = Memory::of("self").peak_above(before) / 1024;
     println!("{name}: {} MiB in {grown} KiB more", size / MIB);
     assert!(grown < 8 * 1024, "{name}: {grown} KiB more");
 }

@@ -59,18 +59,6 @@ async fn upload(gateway: &str, token: &str, chunked: bool) -> TcpStream {
     stream
 }
 
-/// In MiB: now, and at most so far.
-fn resident(gateway: &Serving) -> (usize, usize) {
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", gateway.child.id().unwrap())).unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.unwrap().trim().trim_end_matches(" kB");
-        kib.parse::<usize>().unwrap() / 1024
-    };
-    (field("VmRSS:"), field("VmHWM:"))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s7_uploads_that_stop_hold_no_more_than_the_budget_and_give_it_back() {
     more_open_files();
@@ -87,16 +75,18 @@ async fn s7_uploads_that_stop_hold_no_more_than_the_budget_and_give_it_back() {
     let given = text(hyper().request(get(uri)).await.unwrap()).await;
     let given: Value = serde_json::from_str(&given).unwrap();
     let token = given["access_token"].as_str().unwrap();
-    let (before, _) = resident(&gateway);
+    let mib = |bytes| bytes / MIB as u64;
+    let before = mib(gateway.memory().now);
 
     let attack = (0..320).map(|number| upload(url, token, number % 2 == 0));
     let held = join_all(attack).await;
-    let (during, peak) = resident(&gateway);
+    let memory = gateway.memory();
+    let (during, peak) = (mib(memory.now), mib(memory.peak));
     drop(held);
 
     let mut after = during;
     for _ in 0..200 {
-        (after, _) = resident(&gateway);
+        after = mib(gateway.memory().now);
         if after < before + 100 {
             break;
         }

@@ -1,6 +1,7 @@
 //! One token for several processes: the rules, each against a redis-server, with managers in the
 //! place of processes.
 
+#[macro_use]
 mod support;
 
 use std::sync::Arc;
@@ -61,16 +62,6 @@ fn slow() -> Issuer {
         delay: Duration::from_millis(100),
         ..Issuer::default()
     }
-}
-
-/// `redis-server`, or the end of the test, which is told on stderr.
-macro_rules! redis {
-    () => {
-        match RedisServer::start().await {
-            Some(redis) => redis,
-            None => return,
-        }
-    };
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! How often all processes together may have a rejected token replaced (M6).
 
+#[macro_use]
 mod support;
 
 use std::convert::Infallible;
@@ -96,15 +97,6 @@ impl Stable {
 /// How full the budget is, in milliseconds; less than none if nothing was counted.
 async fn level(redis: &RedisServer) -> i64 {
     redis.raw(&["PTTL", REFRESHES]).await
-}
-
-macro_rules! redis {
-    () => {
-        match RedisServer::start().await {
-            Some(redis) => redis,
-            None => return,
-        }
-    };
 }
 
 #[tokio::test]

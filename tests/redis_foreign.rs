@@ -1,5 +1,6 @@
 //! Redis is not trusted: what others have written, by mistake or on purpose.
 
+#[macro_use]
 mod support;
 
 use std::future::ready;
@@ -44,15 +45,6 @@ fn shared(redis: &RedisServer) -> RedisTokens<Of> {
 
 async fn pttl(redis: &RedisServer, key: &str) -> i64 {
     redis.raw(&["PTTL", key]).await
-}
-
-macro_rules! redis {
-    () => {
-        match RedisServer::start().await {
-            Some(redis) => redis,
-            None => return,
-        }
-    };
 }
 
 #[tokio::test]

@@ -40,8 +40,8 @@ impl Limits {
     }
 }
 
-/// What one of so many clients gets of `all`: half of it, so that the others have as much, or all of
-/// it if there are no others.
+/// One client's share of `all`: half of it, so that the others have as much, or all of it for a
+/// single client.
 pub(super) fn share_of(all: usize, clients: usize) -> usize {
     match clients {
         0 | 1 => all,

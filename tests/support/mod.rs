@@ -2,10 +2,14 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_macros,
     reason = "each test file uses a part of it"
 )]
 
+#[cfg(target_os = "linux")]
+pub mod memory;
 pub mod programs;
+#[macro_use]
 pub mod redis_server;
 pub mod world;
 

@@ -9,6 +9,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tower_wechat::mock::MockWechat;
 
+#[cfg(target_os = "linux")]
+use super::memory::Memory;
+
 pub const SECRET: &str = "5ec7e75ec7e75ec7e75ec7e75ec7e75e";
 pub const WRONG_SECRET: &str = "bad5ec7e7bad5ec7e7bad5ec7e7bad5e";
 
@@ -172,16 +175,9 @@ impl Serving {
         assert!(sent.expect("there is a kill").success());
     }
 
-    /// The most memory that it has had in RAM so far, in bytes. Linux adds its counts up roughly, so
-    /// that a later peak can even seem lower than an earlier one: subtract with `saturating_sub`.
     #[cfg(target_os = "linux")]
-    pub fn peak_memory(&self) -> u64 {
-        let id = self.child.id().expect("it runs");
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        let mut lines = status.lines();
-        let peak = lines.find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-        kib * 1024
+    pub fn memory(&self) -> Memory {
+        Memory::of(self.child.id().expect("it runs"))
     }
 }
 

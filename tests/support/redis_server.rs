@@ -14,6 +14,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
+/// A [`RedisServer`], or the end of the test where none can be started.
+macro_rules! redis {
+    () => {
+        match $crate::support::redis_server::RedisServer::start().await {
+            Some(redis) => redis,
+            None => return,
+        }
+    };
+}
+
 pub struct RedisServer {
     process: Option<Child>,
     port: u16,
