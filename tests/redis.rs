@@ -38,7 +38,8 @@ impl Issuer {
             let number = issued.fetch_add(1, Ordering::SeqCst) + 1;
             async move {
                 sleep(delay).await;
-                Ok(AccessToken::new(format!("S3CRET-{number}"), TWO_HOURS))
+                let life = life_of(number);
+                Ok(AccessToken::new(format!("S3CRET-{number}"), life))
             }
         })
     }
@@ -336,7 +337,7 @@ fn held() -> (impl TokenSource, Arc<Semaphore>, Arc<Notify>) {
         async move {
             told.notify_one();
             gate.acquire().await.unwrap().forget();
-            Ok(AccessToken::new("S3CRET-late", TWO_HOURS))
+            Ok(AccessToken::new("S3CRET-late", life_of(0)))
         }
     });
     (source, go_on, asked)

@@ -27,7 +27,8 @@ struct Of(&'static str, Arc<AtomicUsize>);
 impl TokenSource for Of {
     async fn issue(&self, _: Option<&AccessToken>) -> Result<AccessToken, TokenError> {
         let number = self.1.fetch_add(1, Ordering::SeqCst) + 1;
-        Ok(AccessToken::new(format!("S3CRET-{number}"), TWO_HOURS))
+        let life = life_of(number);
+        Ok(AccessToken::new(format!("S3CRET-{number}"), life))
     }
 
     fn account(&self) -> Option<&str> {
