@@ -821,7 +821,7 @@ async fn a_shared_token_older_than_a_rejected_one_of_this_processs_own_is_not_ta
     };
     let issuer = Issuer::default();
     let _: () = redis
-        .raw(&["SET", KEY, "S3CRET-of-another", "PX", "7190000"])
+        .raw(&["SET", KEY, "S3CRET-of-another", "PX", "7180000"])
         .await;
     let tokens = issuer.shared_in(&redis).timeout(Duration::from_millis(200));
     redis.kill().await;

@@ -41,8 +41,8 @@ pub const TWO_HOURS: Duration = Duration::from_secs(7200);
 /// The life of the `number`th token of several that share a place in Redis: a bit less than the two
 /// hours that are the most there.
 ///
-/// The later of two tokens is the one that ends later. A process computes that from what Redis says,
-/// which on a busy machine is less exact than the moment between two token requests of a test.
+/// The later of two tokens is the one that ends later. A process computes that end from Redis' TTL.
+/// On a busy machine this is less exact than the moment between two token requests of a test.
 pub fn life_of(number: usize) -> Duration {
     TWO_HOURS - Duration::from_secs(10) + Duration::from_secs(number as u64)
 }
